@@ -1,0 +1,31 @@
+"""``python -m devices COMMAND``: keys for bundles, and bundles for devices."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from devices import keygen
+from toolkit.errors import EdgeAudioError
+
+COMMANDS = (keygen,)  # modules: add_command(commands) names the subcommand and the function that runs it
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code: 0 done, 1 failed, 2 misused."""
+    parser = argparse.ArgumentParser(prog="python -m devices", description="Keys for bundles, and bundles for devices.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for module in COMMANDS:
+        module.add_command(commands)
+    arguments = parser.parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except EdgeAudioError as error:
+        print(f"devices: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
