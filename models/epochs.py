@@ -1,0 +1,100 @@
+"""Augmented training epochs as int8 feature codes, made ahead of the trainer in a process of their own and kept.
+
+An epoch is a function of (data set, augmentation, front end, number) alone, so trainings that differ in seed,
+architecture or schedule read the same files: DIR/KEY/epoch_NNNN.npz with `codes` int8 [n, T, width], `labels` [n].
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from models.augment import canvas_of, make_banks, make_epoch
+from models.data import Dataset, load_dataset
+from models.recipe import Recipe
+from models.waves import load_training_audio
+from toolkit.features import FeatureConfig, FrontEnd, Requantization, make_tables
+
+CODE_STEP_NAT = 0.1  # of one int8 code: 255 codes span 25.5 nat
+CODE_ZERO_POINT = 10  # so that code -128 is the log floor of 1e-6
+MODEL_SCALE = 1 / 32  # real value of one code in the network: inputs lie in -4 .. 4
+
+_worker: dict = {}
+
+
+def requantization(features: FeatureConfig) -> Requantization:
+    """From a front end's int16 output to the codes that the networks see."""
+    step = CODE_STEP_NAT if features.n_mfcc == 0 else 10 * CODE_STEP_NAT
+    return Requantization.from_step(step, CODE_ZERO_POINT, features.output_fraction_bits)
+
+
+def codes_of(waves: np.ndarray, features: FeatureConfig, flush_samples: int = 0) -> np.ndarray:
+    """int8 codes [n, T, width] of equally long clips int16 [n, samples], each from a reset front end and followed by
+    `flush_samples` of digital silence."""
+    front_end, quantize = FrontEnd(make_tables(features)), requantization(features)
+    silence = np.zeros(flush_samples, np.int16)
+    frames = []
+    for wave in waves:
+        front_end.reset()
+        frames.append(quantize.apply(front_end.process(np.concatenate([wave, silence]))))
+    return np.stack(frames)
+
+
+class Epochs:
+    """`epochs[i]` is epoch i; epoch i + 1 is being made meanwhile."""
+
+    def __init__(self, recipe: Recipe, dataset: Dataset, cache: Path):
+        self._recipe, self._root, self._dataset = recipe, dataset.root, dataset
+        key = repr((dataset.fingerprint, asdict(recipe.data), asdict(recipe.augment), asdict(recipe.features)))
+        key += repr((recipe.decision.flush_frames, recipe.data.seed))
+        self._folder = cache / hashlib.sha256(key.encode()).hexdigest()[:16]
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._pool: ProcessPoolExecutor | None = None
+        self._pending: dict[int, Future] = {}
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"epoch_{number:04d}.npz"
+
+    def _request(self, number: int) -> None:
+        if self._path(number).exists() or number in self._pending:
+            return
+        if self._pool is None:
+            start = (self._recipe, self._root)
+            self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_start, initargs=start)
+        self._pending[number] = self._pool.submit(_make, number, self._path(number))
+
+    def get(self, number: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """(codes int8 [n, T, width], labels int32 [n]) of an epoch; asks for the next one, up to `last`."""
+        for ahead in range(number, min(number + 2, last) + 1):
+            self._request(ahead)
+        if number in self._pending:
+            self._pending.pop(number).result()
+        with np.load(self._path(number)) as epoch:
+            return epoch["codes"], epoch["labels"]
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+
+def _start(recipe: Recipe, root: Path) -> None:
+    os.nice(5)  # the trainer goes first
+    dataset = load_dataset(root, recipe.data, recipe.features.sample_rate_hz)
+    banks = make_banks(canvas_of(recipe), recipe.augment, recipe.features.sample_rate_hz, recipe.data.seed)
+    _worker.update(recipe=recipe, audio=load_training_audio(dataset, recipe.features.sample_rate_hz), banks=banks)
+
+
+def _make(number: int, path: Path) -> None:
+    recipe = _worker["recipe"]
+    blocks = make_epoch(_worker["audio"], _worker["banks"], recipe.augment, recipe.data.seed, number)
+    parts = [(codes_of(waves, FeatureConfig(**asdict(recipe.features))), labels) for waves, labels in blocks]
+    part = path.with_suffix(".part")
+    with open(part, "wb") as file:
+        np.savez(file, codes=np.concatenate([c for c, _ in parts]), labels=np.concatenate([y for _, y in parts]))
+    part.replace(path)

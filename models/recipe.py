@@ -1,0 +1,211 @@
+"""The recipe: everything that decides a model, with its default, unit and one line each.
+
+``load_recipe("models/recipes/kws.yaml")`` reads one strictly (toolkit/config.py). The resolved recipe, defaults
+included, is written beside every result with ``dump_config``. Frames are front-end frames of ``features.hop_length``
+samples; ``features`` is the front end's own FeatureConfig (toolkit/tables.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from toolkit.config import load_config, setting
+from toolkit.errors import ConfigError
+from toolkit.features import FeatureConfig
+
+UNKNOWN, SILENCE = "unknown", "silence"  # the two labels that follow the words
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """The recipe in the YAML file ``path``. Raises ConfigError."""
+    return load_config(path, Recipe)
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which clips, and how they are split."""
+
+    words: tuple[str, ...] = setting(doc="the keywords: folder names and labels, in the order of the labels")
+    layout: Literal["speech_commands", "folders"] = setting(
+        "speech_commands", doc="Speech Commands with its split, or a folder of clips per word (SPEAKER_TAKE.wav)"
+    )
+    unknown_fraction: float = setting(
+        2.0, unit="of the mean word count", low=0, high=100, doc="size of the unknown class in a training epoch"
+    )
+    silence_fraction: float = setting(
+        0.7, unit="of the mean word count", low=0, high=100, doc="size of the silence class in a training epoch"
+    )
+    negatives: tuple[str, ...] = setting(
+        (), doc="folders of long speech without the words, relative to the data root; cut into unknown training clips"
+    )
+    noise: tuple[str, ...] = setting(
+        (), doc="folders of extra background recordings, relative to the data root; used in training only"
+    )
+    clip_s: float = setting(
+        1.0,
+        unit="s",
+        low=0.2,
+        high=10,
+        doc="length of a clip; shorter ones end in zeros, of longer ones the loudest stretch is used",
+    )
+    validation_fraction: float = setting(
+        0.1, unit="of speakers", low=0.02, high=0.5, doc="validation speakers where no validation_list.txt decides"
+    )
+    test_fraction: float = setting(
+        0.1, unit="of speakers", low=0, high=0.5, doc="test speakers where no testing_list.txt decides"
+    )
+    tune_fraction: float = setting(
+        0.5,
+        unit="of validation speakers",
+        low=0.1,
+        high=0.9,
+        doc="validation speakers for choosing the model; the others report its accuracy",
+    )
+    seed: int = setting(1, low=0, high=2**31 - 1, doc="draws the unknown and silence clips of tune and report")
+
+    def __post_init__(self):
+        if not self.words:
+            raise ConfigError("words is empty: expected at least one keyword")
+        for word in self.words:
+            if word in (UNKNOWN, SILENCE) or word.startswith("_") or "/" in word or not word.strip():
+                raise ConfigError(
+                    f"words holds {word!r}: expected a folder name other than {UNKNOWN} and {SILENCE}, "
+                    "which are made from the other folders and the background"
+                )
+        if len(set(self.words)) != len(self.words):
+            twice = next(word for word in self.words if self.words.count(word) > 1)
+            raise ConfigError(f"words holds {twice!r} twice: expected each keyword once")
+
+
+@dataclass(frozen=True)
+class SpecAugmentSettings:
+    """Masks on the features (Park et al. 2019, without time warping)."""
+
+    time_masks: int = setting(1, low=0, high=10, doc="masks over time per example")
+    time_width: int = setting(10, unit="frames", low=0, high=200, doc="greatest width of a mask over time")
+    mel_masks: int = setting(1, low=0, high=10, doc="masks over mel bands per example")
+    mel_width: int = setting(5, unit="bands", low=0, high=64, doc="greatest width of a mask over mel bands")
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """What happens to a training clip before the front end, and to its features after it."""
+
+    context_s: float = setting(0.5, unit="s", low=0, high=10, doc="what a stream heard before the clip begins")
+    context_speech_probability: float = setting(
+        0.25, low=0, high=1, doc="contexts that hold the end of another utterance"
+    )
+    time_shift_ms: float = setting(100.0, unit="ms", low=0, high=1000, doc="greatest shift of the clip, either way")
+    speed: tuple[float, float] = setting((0.9, 1.1), unit="times", low=0.5, high=2, doc="playing speed, pitch included")
+    gain_db: tuple[float, float] = setting((-12.0, 6.0), unit="dB", low=-60, high=40, doc="level of the whole example")
+    noise_probability: float = setting(0.8, low=0, high=1, doc="examples with background noise")
+    noise_snr_db: tuple[float, float] = setting(
+        (0.0, 30.0), unit="dB", low=-20, high=80, doc="active speech over noise"
+    )
+    reverb_probability: float = setting(0.3, low=0, high=1, doc="examples heard through a simulated room")
+    reverb_rt60_s: tuple[float, float] = setting(
+        (0.1, 0.5), unit="s", low=0.05, high=2, doc="decay of the room by 60 dB"
+    )
+    silence_level_db: tuple[float, float] = setting(
+        (-70.0, -20.0), unit="dB of full scale", low=-100, high=0, doc="level of the silence class, uniform in dB"
+    )
+    mixup_alpha: float = setting(0.0, low=0, high=10, doc="mixing of two examples (Zhang et al. 2018); 0 leaves it out")
+    specaugment: SpecAugmentSettings = SpecAugmentSettings()
+
+    def __post_init__(self):
+        for name in ("speed", "gain_db", "noise_snr_db", "reverb_rt60_s", "silence_level_db"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ConfigError(f"{name} is [{low}, {high}]: expected the lower bound first")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The network: a module of models/architectures by name, or a .py file by path, with its own parameters."""
+
+    architecture: str = setting("ds_cnn", doc="name of a module in models/architectures, or path of a .py file")
+    parameters: dict[str, int | float | str | bool] = setting(
+        {}, doc="width, blocks, kernel, dropout, ...: the arguments of the architecture, which checks their names"
+    )
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Optimization of the float weights."""
+
+    seed: int = setting(1, low=0, high=2**31 - 1, doc="initial weights, order and augmentation")
+    epochs: int = setting(40, unit="epochs", low=1, high=10000, doc="passes over the training words")
+    batch_size: int = setting(128, unit="examples", low=1, high=8192, doc="examples per step")
+    learning_rate: float = setting(1e-3, low=1e-8, high=10, doc="greatest learning rate; falls as a cosine to zero")
+    weight_decay: float = setting(1e-4, low=0, high=1, doc="decoupled decay of the kernels per step (AdamW)")
+    warmup_epochs: float = setting(2.0, unit="epochs", low=0, high=1000, doc="linear rise of the learning rate")
+    label_smoothing: float = setting(0.05, low=0, high=0.5, doc="share of the target spread over all labels")
+    ema_decay: float = setting(
+        0.999, low=0, high=0.99999, doc="running average of the weights per step; 0 leaves it out"
+    )
+    checkpoint_every: int = setting(5, unit="epochs", low=1, high=10000, doc="distance of two resumable checkpoints")
+
+
+@dataclass(frozen=True)
+class QuantizeSettings:
+    """From float weights to int8."""
+
+    representative_clips: int = setting(
+        512,
+        unit="clips",
+        low=16,
+        high=100000,
+        doc="training clips that set the int8 ranges, drawn evenly over the labels",
+    )
+    seed: int = setting(1, low=0, high=2**31 - 1, doc="draws the representative clips")
+
+
+@dataclass(frozen=True)
+class DecisionSettings:
+    """How scores become a label; part of every accuracy figure."""
+
+    window_frames: int = setting(30, unit="frames", low=1, high=1000, doc="front-end frames whose scores are averaged")
+    flush_frames: int = setting(30, unit="frames", low=0, high=1000, doc="frames of silence after a clip")
+    threshold: float = setting(0.7, low=0, high=1, doc="mean score from which a stream reports a word")
+    refractory_frames: int = setting(75, unit="frames", low=0, high=10000, doc="pause after a report in a stream")
+
+
+@dataclass(frozen=True)
+class BudgetSettings:
+    """What the finished bundle must keep; nothing: not limited."""
+
+    accuracy_floor: float | None = setting(None, low=0, high=1, doc="least accuracy of the int8 model on report")
+    max_accuracy_loss: float | None = setting(None, low=0, high=1, doc="greatest loss of accuracy from float to int8")
+    model_bytes: int | None = setting(None, unit="bytes", low=1, doc="greatest size of the flatbuffer")
+    macs_per_second: int | None = setting(None, unit="MAC/s", low=1, doc="greatest cost of a second of audio")
+    arena_bytes: int | None = setting(None, unit="bytes", low=1, doc="greatest tensor arena on a microcontroller")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One model, from data to budgets."""
+
+    schema: int = setting(choices=(1,), doc="version of this format")
+    name: str = setting(doc="name of the bundle: small letters, digits, - and _")
+    data: DataSettings = setting(doc="clips and their split")
+    task: Literal["kws"] = setting("kws", doc="what the model does")
+    version: str = setting("0.1.0", doc="version of the bundle")
+    features: FeatureConfig = FeatureConfig()
+    augment: AugmentSettings = AugmentSettings()
+    model: ModelSettings = ModelSettings()
+    train: TrainSettings = TrainSettings()
+    quantize: QuantizeSettings = QuantizeSettings()
+    decision: DecisionSettings = DecisionSettings()
+    budget: BudgetSettings = BudgetSettings()
+
+    def __post_init__(self):
+        allowed = set("abcdefghijklmnopqrstuvwxyz0123456789-_")
+        if not self.name or set(self.name) - allowed or self.name[0] in "-_":
+            raise ConfigError(f"name is {self.name!r}: expected small letters, digits, - and _, as in kws_small")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The words, then unknown and silence."""
+        return (*self.data.words, UNKNOWN, SILENCE)

@@ -1,0 +1,214 @@
+"""Train one recipe: a linear script from data to the best float weights.
+
+    data -> augmented epochs (int8 codes) -> whole model -> mean logits over the decision window -> loss -> weights
+
+Written to the run folder: recipe.yaml (resolved), checkpoints (resume with the same command), weights.npz (running
+average, best on tune), history.jsonl, TensorBoard events, curves.png.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from models.layers import build_whole, keras, tf
+from models.augment import canvas_of, mixup, specaugment
+from models.data import load_dataset
+from models.waves import load_waves
+from models.epochs import MODEL_SCALE, Epochs, codes_of
+from models.recipe import Recipe
+from toolkit.config import dump_config
+from toolkit.kws import NOT_KEYWORDS, clip_posteriors
+from toolkit.errors import ConfigError
+from toolkit.features import FeatureConfig
+
+RESET_SHARE = 0.5  # of the batches: the state is reset at the clip, as in classify; the others have heard the context
+
+
+def load_architecture(name: str):
+    """The module of an architecture: one of models/architectures by name, or a .py file by path. Raises ConfigError."""
+    try:
+        if name.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(Path(name).stem, name)
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(f"models.architectures.{name}")
+    except (ImportError, FileNotFoundError):
+        known = sorted(p.stem for p in (Path(__file__).parent / "architectures").glob("[a-z]*.py"))
+        raise ConfigError(f"model.architecture is {name!r}; expected one of {', '.join(known)} or a .py file.") from None
+    if not callable(getattr(module, "build", None)) or not isinstance(getattr(module, "STRIDE", None), int):
+        raise ConfigError(f"the architecture {name} defines no build(net, x, n_labels, ...) and STRIDE.")
+    return module
+
+
+def make_model(recipe: Recipe):
+    """(whole model, its Net, the architecture's module) of a recipe, with fresh weights. Raises ConfigError."""
+    module = load_architecture(recipe.model.architecture)
+    width = FeatureConfig(**asdict(recipe.features)).width
+    try:
+        model, net = build_whole(module.build, width, len(recipe.labels), recipe.model.parameters)
+    except TypeError as error:
+        raise ConfigError(f"model.parameters does not fit {recipe.model.architecture}: {error}.") from None
+    return model, net, module
+
+
+def save_weights(path: Path, model: keras.Model, values: list[np.ndarray] | None = None) -> None:
+    """All variables by name, float32, as an .npz without pickles."""
+    values = model.get_weights() if values is None else values
+    names = [v.name.removesuffix(":0") for v in model.weights]
+    part = path.with_suffix(".part")
+    with open(part, "wb") as file:
+        np.savez(file, **dict(zip(names, values)))
+    part.replace(path)
+
+
+def load_weights(path: Path, model: keras.Model) -> None:
+    """Raises ConfigError if the file is not one of this architecture's."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            values = {name: data[name] for name in data.files}
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{path} holds no weights that can be read ({error}).") from None
+    names = [v.name.removesuffix(":0") for v in model.weights]
+    wrong = [n for n, v in zip(names, model.weights) if n not in values or values[n].shape != tuple(v.shape)]
+    if wrong or len(values) != len(names):
+        raise ConfigError(f"{path} does not fit the architecture of the recipe: {(wrong or sorted(set(values) - set(names)))[0]}.")
+    if not all(np.isfinite(v).all() for v in values.values()):
+        raise ConfigError(f"{path} holds weights that are not finite; it is damaged.")
+    model.set_weights([values[n] for n in names])
+
+
+def scores_of(model: keras.Model, codes: np.ndarray, batch: int = 256) -> np.ndarray:
+    """Float logits [n, T/stride, labels] of int8 codes [n, T, width], from the reset state."""
+    run = tf.function(lambda x: model(x, training=False), reduce_retracing=True)
+    parts = [run(codes[i : i + batch].astype(np.float32) * MODEL_SCALE).numpy() for i in range(0, len(codes), batch)]
+    return np.concatenate(parts)
+
+
+def predictions(scores: np.ndarray, recipe: Recipe, stride: int, scale: float = 1.0) -> np.ndarray:
+    """Posteriors [n, labels] by the recipe's decision rule from scores [n, T, labels] (float with scale 1, or int8)."""
+    quantized = np.round(scores * 1024).astype(np.int32) if scores.dtype.kind == "f" else scores
+    scale = scale / 1024 if scores.dtype.kind == "f" else scale
+    window = recipe.decision.window_frames // stride
+    is_keyword = np.array([label not in NOT_KEYWORDS for label in recipe.labels])
+    return np.stack([clip_posteriors(s, scale, window, is_keyword) for s in quantized])
+
+
+def train(recipe: Recipe, data: Path, run: Path, cache: Path | None = None, log=print) -> dict:
+    """Trains to the end (or resumes) and returns the last line of the history. Raises ConfigError, DataError."""
+    settings, features = recipe.train, FeatureConfig(**asdict(recipe.features))
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "recipe.yaml").write_text(dump_config(recipe))
+    keras.utils.set_random_seed(settings.seed)
+
+    dataset = load_dataset(data, recipe.data, features.sample_rate_hz)
+    tune = dataset.clips("tune")
+    flush = recipe.decision.flush_frames * features.hop_length
+    tune_codes = codes_of(load_waves(tune, recipe.data.clip_s, features.sample_rate_hz), features, flush)
+    tune_labels = dataset.classes(tune)
+    epochs = Epochs(recipe, dataset, cache or run / "epochs")
+
+    model, _, module = make_model(recipe)
+    window = recipe.decision.window_frames // module.STRIDE
+    candidates = tune_codes.shape[1] // module.STRIDE - window + 1  # window ends among which a clip is decided
+    is_keyword = tf.constant([label not in NOT_KEYWORDS for label in recipe.labels])
+    context = canvas_of(recipe).context // features.hop_length // module.STRIDE * module.STRIDE
+    steps_per_epoch = len(epochs.get(0, settings.epochs - 1)[1]) // settings.batch_size
+    optimizer = make_optimizer(recipe, model, steps_per_epoch)
+    average = [tf.Variable(v, trainable=False) for v in model.weights]
+    done = tf.Variable(0, trainable=False, dtype=tf.int64)
+    best = tf.Variable(0.0, trainable=False)
+    checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer, average=average, done=done, best=best)
+    manager = tf.train.CheckpointManager(checkpoint, run / "checkpoints", max_to_keep=1)
+    if checkpoint.restore(manager.latest_checkpoint) and manager.latest_checkpoint:
+        log(f"resuming after epoch {int(done)} from {manager.latest_checkpoint}")
+    events = tf.summary.create_file_writer(str(run / "events"))
+
+    @tf.function(reduce_retracing=True)
+    def step(codes, targets):  # codes float [B, T, width], targets float [B, labels]
+        with tf.GradientTape() as tape:
+            windows = tf.nn.avg_pool1d(model(codes, training=True), window, 1, "VALID")[:, -candidates:]
+            last = tf.nn.softmax_cross_entropy_with_logits(targets, windows[:, -1])
+            peak = tf.nn.softmax_cross_entropy_with_logits(targets, at_peak(windows, targets, is_keyword))
+            loss = tf.reduce_mean(last + peak) / 2
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+        decay = tf.minimum(settings.ema_decay, (1.0 + tf.cast(optimizer.iterations, tf.float32)) / (10.0 + tf.cast(optimizer.iterations, tf.float32)))
+        for mean, value in zip(average, model.weights):
+            mean.assign(decay * mean + (1 - decay) * value)
+        return loss
+
+    started, line = time.monotonic(), {}
+    first = int(done)
+    for epoch in range(first, settings.epochs):
+        codes, labels = epochs.get(epoch, settings.epochs - 1)
+        rng = np.random.default_rng([settings.seed, epoch])
+        order, losses = rng.permutation(len(labels)), []
+        for i in range(steps_per_epoch):
+            batch = order[i * settings.batch_size : (i + 1) * settings.batch_size]
+            x = specaugment(codes[batch], recipe.augment, rng, fill=0).astype(np.float32) * MODEL_SCALE
+            y = np.eye(len(recipe.labels), dtype=np.float32)[labels[batch]]
+            y = y * (1 - settings.label_smoothing) + settings.label_smoothing / len(recipe.labels)
+            x, y = mixup(x, y, recipe.augment.mixup_alpha, rng)
+            if context and rng.random() < RESET_SHARE:
+                x = x[:, context:]
+            losses.append(step(tf.constant(x), tf.constant(y)))
+        done.assign(epoch + 1)
+
+        trained = model.get_weights()
+        model.set_weights([v.numpy() for v in average])
+        p = predictions(scores_of(model, tune_codes), recipe, module.STRIDE)
+        accuracy = float(np.mean(p.argmax(axis=1) == tune_labels))
+        if accuracy >= float(best):
+            best.assign(accuracy)
+            save_weights(run / "weights.npz", model)
+        model.set_weights(trained)
+
+        left = (time.monotonic() - started) / (epoch + 1 - first) * (settings.epochs - epoch - 1)
+        line = {"epoch": epoch + 1, "loss": round(float(np.mean([float(v) for v in losses])), 4),
+                "tune_accuracy": round(accuracy, 4), "best": round(float(best), 4)}
+        log(f"epoch {epoch + 1}/{settings.epochs}  loss {line['loss']:.4f}  tune {accuracy:.4f}  best {line['best']:.4f}  {left / 60:.1f} min left")
+        with open(run / "history.jsonl", "a") as file:
+            file.write(json.dumps(line) + "\n")
+        with events.as_default(epoch + 1):
+            tf.summary.scalar("loss", line["loss"])
+            tf.summary.scalar("tune_accuracy", accuracy)
+        if (epoch + 1) % settings.checkpoint_every == 0 or epoch + 1 == settings.epochs:
+            manager.save()
+    epochs.close()
+    return line
+
+
+def at_peak(windows, targets, is_keyword):
+    """Mean logits [B, n] of the window that decides: where the target stands out most, if it is a keyword, else where any
+    keyword does (max-pooling loss, Sun et al. 2016, arXiv:1705.02411). windows [B, K, n], targets [B, n]."""
+    p = tf.stop_gradient(tf.nn.softmax(windows))
+    target = tf.one_hot(tf.argmax(targets, axis=1), tf.shape(targets)[1])
+    of_target = tf.reduce_sum(p * target[:, None], axis=2)
+    of_keywords = tf.reduce_max(tf.where(is_keyword, p, 0.0), axis=2)
+    targets_keyword = tf.reduce_any((target > 0) & is_keyword, axis=1)
+    best = tf.argmax(tf.where(targets_keyword[:, None], of_target, of_keywords), axis=1)
+    return tf.gather(windows, best, axis=1, batch_dims=1)
+
+
+def make_optimizer(recipe: Recipe, model: keras.Model, steps_per_epoch: int):
+    """AdamW with linear warm-up and a cosine to zero; only kernels decay."""
+    settings = recipe.train
+    warmup, total = settings.warmup_epochs * steps_per_epoch, settings.epochs * steps_per_epoch
+
+    class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            step = tf.cast(step, tf.float32)
+            cosine = 0.5 * (1 + tf.cos(np.pi * tf.clip_by_value((step - warmup) / max(1.0, total - warmup), 0, 1)))
+            return settings.learning_rate * tf.minimum(step / max(1.0, warmup), cosine)
+
+    optimizer = keras.optimizers.AdamW(Schedule(), weight_decay=settings.weight_decay)
+    optimizer.exclude_from_weight_decay(var_list=[v for v in model.trainable_variables if "kernel" not in v.name])
+    return optimizer

@@ -1,0 +1,83 @@
+"""What all tests share: the checkout on the path, the reason of every skip, STRICT=1, and the common fixtures.
+
+A run ends with `N passed, M skipped` and one line per reason. With STRICT=1 in the environment a skip is a failure:
+work is done only where a strict run is green on a machine that has every part.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+STRICT = os.environ.get("STRICT", "0") not in ("", "0")
+
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+try:
+    import hypothesis
+except ImportError:  # the tests that need it skip, with the reason
+    pass
+else:
+    hypothesis.settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
+    hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """As if -rs were given: the summary names the reason of each skip."""
+    if not set(config.option.reportchars) & set("saA"):
+        config.option.reportchars += "s"
+
+
+def pytest_report_header() -> list[str]:
+    return ["strict: a skip is a failure (STRICT=1)"] if STRICT else []
+
+
+def _fail_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if STRICT and report.skipped and not hasattr(report, "wasxfail"):
+        path, line, reason = report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{path}:{line}: skipped in a strict run. {reason}"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport():
+    _fail_if_skipped((yield).get_result())
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report():
+    _fail_if_skipped((yield).get_result())
+
+
+@pytest.fixture(scope="session")
+def core():
+    """The C core of the checkout, as ctypes loaded it."""
+    from toolkit import native
+
+    if native.library() is None:
+        pytest.skip(native.HOW_TO_BUILD)
+    return native.library()
+
+
+@pytest.fixture(params=["numpy", "native"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each of the two front ends in turn."""
+    if request.param == "native":
+        request.getfixturevalue("core")
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def compiler() -> str:
+    """The system's C compiler: $CC, or cc, gcc, clang."""
+    for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
+        if name and shutil.which(name):
+            return name
+    pytest.skip("no C compiler is installed (Debian: gcc)")

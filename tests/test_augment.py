@@ -1,0 +1,336 @@
+"""Augmentation: each step does to the signal what it says, and an epoch is determined by its seed and number alone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+pytest.importorskip("scipy", reason="scipy, which the augmentation needs, is not installed")
+
+from models import augment
+from models.augment import Source, canvas_of, make_banks, make_epoch, make_example, plan_epoch
+from models.recipe import AugmentSettings, Recipe, SpecAugmentSettings
+from models.waves import TrainingAudio
+from toolkit.config import parse_config
+
+RATE = 16000
+RECIPE = parse_config(
+    {"schema": 1, "name": "t", "data": {"words": ["a", "b"]}, "decision": {"flush_frames": 20}}, Recipe, "t"
+)
+PLAIN = AugmentSettings(  # nothing happens
+    context_s=0.5, context_speech_probability=0, time_shift_ms=0, speed=(1, 1), gain_db=(0, 0), noise_probability=0,
+    reverb_probability=0,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def audio() -> TrainingAudio:
+    """30 clips: words a and b with 8 each, 12 of the frequent word c and 2 of the rare word d, as short tones."""
+    rng = np.random.default_rng(7)
+    words = np.repeat([0, 1, 2, 3], [8, 8, 12, 2]).astype(np.int32)
+    time = np.arange(RATE) / RATE
+    envelope = np.exp(-(((time - 0.5) / 0.15) ** 2))
+    waves = [8000 * envelope * np.sin(2 * np.pi * (300 + 200 * word + rng.uniform(0, 50)) * time) for word in words]
+    noise = tuple((3000 * rng.standard_normal(3 * RATE)).astype(np.int16) for _ in range(2))
+    speech = tuple(np.tile(np.array(waves[word], np.int16), 3) for word in (16, 20))
+    return TrainingAudio(
+        np.array(waves, np.int16),
+        np.minimum(words, 2),
+        words,
+        ("a", "b", "unknown", "silence"),
+        noise,
+        speech,
+        2.0,
+        1.0,
+        RATE,
+    )
+
+
+@pytest.fixture(scope="module")
+def banks() -> augment.Banks:
+    return make_banks(canvas_of(RECIPE), RECIPE.augment, RATE, 1)
+
+
+def level_db(sound: np.ndarray) -> float:
+    return 10 * np.log10(np.mean(np.square(sound, dtype=float)))
+
+
+def example(audio, banks, settings, source=Source.WORD, first=0, seed=0, second=0) -> np.ndarray:
+    """One example, float32[canvas] with full scale 1."""
+    plan = augment.Plan(np.array([source]), np.array([first]), np.array([second]), np.array([0]))
+    return make_example(audio, banks, settings, plan, 0, np.random.default_rng(seed)).astype(np.float32) / 32768
+
+
+def test_the_canvas_is_context_clip_and_flush_in_whole_frames():
+    canvas = canvas_of(RECIPE)
+    assert (canvas.context, canvas.clip, canvas.flush, canvas.total) == (8000, 16000, 3200, 27200)
+    assert canvas_of(dataclasses.replace(RECIPE, augment=AugmentSettings(context_s=0.333))).context % 160 == 0
+
+
+def test_without_augmentation_the_clip_stands_unchanged_in_its_place(audio, banks):
+    got = example(audio, banks, PLAIN) * 32768
+    assert not got[:8000].any() and not got[24000:].any()
+    assert (got[8000:24000] == audio.waves[0]).all()
+
+
+def test_an_epoch_depends_on_seed_and_number_alone(audio, banks):
+    def whole(seed, epoch, block):
+        parts = list(make_epoch(audio, banks, RECIPE.augment, seed, epoch, block))
+        assert all(len(waves) <= block for waves, _ in parts)
+        return np.concatenate([waves for waves, _ in parts]), np.concatenate([labels for _, labels in parts])
+
+    waves, labels = whole(1, 0, 512)
+    assert waves.dtype == np.int16 and labels.dtype == np.int32 and waves.shape == (len(labels), 27200)
+    again, labels_again = whole(1, 0, 7)
+    assert (waves == again).all() and (labels == labels_again).all()
+    assert (waves != whole(1, 1, 512)[0]).any() and (waves != whole(2, 0, 512)[0]).any()
+
+
+def test_banks_are_determined_by_the_seed(banks):
+    again = make_banks(canvas_of(RECIPE), RECIPE.augment, RATE, 1)
+    assert (again.rooms == banks.rooms).all() and all(
+        (a == b).all() for a, b in zip(again.noises, banks.noises, strict=True)
+    )
+
+
+def test_an_epoch_holds_every_word_once_and_the_other_classes_by_their_fractions(audio):
+    plan = plan_epoch(audio, np.random.default_rng(0))
+    words = plan.first[plan.source == Source.WORD]
+    assert sorted(words) == list(range(16))
+    assert (audio.labels[words] == plan.label[plan.source == Source.WORD]).all()
+    assert np.bincount(plan.label).tolist() == [8, 8, 16, 8]
+    assert (plan.label[plan.source == Source.SILENCE] == 3).all()
+    counts = np.bincount(plan.source, minlength=6)
+    assert counts[Source.OTHER] + counts[Source.PIECE] + counts[Source.REVERSED] + counts[Source.SPLICE] == 16
+    assert counts[[Source.OTHER, Source.PIECE, Source.REVERSED, Source.SPLICE]].min() > 0
+
+
+def test_rare_words_come_more_often_than_by_their_number(audio):
+    audio = dataclasses.replace(audio, unknown_fraction=1.0)
+    drawn = np.zeros(30)
+    for seed in range(300):
+        plan = plan_epoch(audio, np.random.default_rng(seed))
+        drawn += np.bincount(plan.first[plan.source == Source.OTHER], minlength=30)
+    assert drawn[28:].mean() > 1.5 * drawn[16:28].mean() and drawn[:16].sum() == 0
+
+
+@pytest.mark.parametrize("leave_out", ["negatives", "others", "both"])
+def test_the_unknown_class_is_complete_without_some_of_its_sources(audio, banks, leave_out):
+    if leave_out != "others":
+        audio = dataclasses.replace(audio, negatives=())
+    if leave_out != "negatives":
+        keep = audio.labels < 2
+        audio = dataclasses.replace(audio, waves=audio.waves[keep], labels=audio.labels[keep], words=audio.words[keep])
+    plan = plan_epoch(audio, np.random.default_rng(0))
+    assert np.bincount(plan.label).tolist() == [8, 8, 16, 8]
+    assert sum(len(waves) for waves, _ in make_epoch(audio, banks, RECIPE.augment, 1, 0)) == 40
+
+
+def test_without_recordings_the_background_is_synthesized(audio, banks):
+    audio = dataclasses.replace(audio, backgrounds=())
+    noise = augment.background(audio, banks, np.random.default_rng(0))
+    assert noise.shape == (27200,) and abs(level_db(noise)) < 6
+
+
+@pytest.mark.parametrize("speed", [0.8, 0.9, 1.0, 1.1, 1.25])
+def test_speed_moves_the_pitch_and_the_length_without_aliases(speed):
+    time = np.arange(RATE) / RATE
+    clip = (0.5 * np.hanning(RATE) * np.sin(2 * np.pi * 6000 * time)).astype(np.float32)
+    fast = augment.change_speed(clip, speed)
+    assert fast.dtype == np.float32 and 0 <= len(fast) * speed / len(clip) - 1 < 0.014
+    spectrum = np.abs(np.fft.rfft(fast * np.hanning(len(fast))))
+    frequency = np.fft.rfftfreq(len(fast), 1 / RATE)
+    peak = frequency[np.argmax(spectrum)]
+    assert abs(peak / (6000 * len(clip) / len(fast)) - 1) < 0.001
+    away = np.abs(frequency - peak) > 50
+    assert 20 * np.log10(spectrum[away].max() / spectrum.max()) < -90
+    assert abs(level_db(fast) - level_db(clip)) < 0.1
+
+
+def test_the_shift_stays_in_its_bounds_and_reaches_them(audio, banks):
+    settings = dataclasses.replace(PLAIN, time_shift_ms=100)
+    peaks = []
+    for seed in range(80):
+        energy = np.square(example(audio, banks, settings, seed=seed))
+        peaks.append(np.sum(energy * np.arange(len(energy))) / energy.sum() - 16000)
+    assert -1620 < min(peaks) < -1400 and 1400 < max(peaks) < 1620
+
+
+def test_place_cuts_what_does_not_fit():
+    sound = np.zeros(4, np.float32)
+    augment.place(sound, np.array([1, 2, 3], np.float32), -1)
+    augment.place(sound, np.array([1, 2, 3], np.float32), 3)
+    augment.place(sound, np.ones(3, np.float32), 9)
+    augment.place(sound, np.ones(3, np.float32), -9)
+    assert sound.tolist() == [2, 3, 0, 1]
+
+
+def test_noise_has_the_ratio_that_is_asked_for(audio, banks):
+    clean = example(audio, banks, PLAIN)
+    active = 20 * np.log10(augment.active_level(clean[8000:24000], RATE))
+    for snr_db in (0.0, 20.0):
+        settings = dataclasses.replace(PLAIN, noise_probability=1, noise_snr_db=(snr_db, snr_db))
+        for seed in range(6):
+            noise = (example(audio, banks, settings, seed=seed) - clean)[8000:24000]
+            assert abs(active - level_db(noise) - snr_db) < 4  # the whole canvas has the level, a part of it nearly
+
+
+def test_noise_stands_before_and_after_the_clip_in_some_examples_only(audio, banks):
+    settings = dataclasses.replace(PLAIN, noise_probability=1, noise_snr_db=(10, 10))
+    sounds = [example(audio, banks, settings, seed=seed) for seed in range(40)]
+    before, after = ([bool(sound[part].any()) for sound in sounds] for part in (slice(0, 8000), slice(24000, None)))
+    assert 8 < sum(before) < 32 and 8 < sum(after) < 32
+    assert all(sound[8000:24000].any() for sound in sounds)
+
+
+def test_active_level_leaves_out_the_pauses():
+    tone = np.sin(np.arange(8000)).astype(np.float32)
+    padded = np.concatenate([np.zeros(8000, np.float32), tone])
+    assert abs(augment.active_level(padded, RATE) - np.sqrt(0.5)) < 0.01
+    assert augment.active_level(np.zeros(RATE, np.float32), RATE) == 0
+
+
+def test_gain_and_saturation(audio, banks):
+    clean = example(audio, banks, PLAIN)
+    quiet = example(audio, banks, dataclasses.replace(PLAIN, gain_db=(-20, -20)))
+    assert np.abs(quiet - clean / 10).max() <= 1.01 / 32768
+    loud = example(audio, banks, dataclasses.replace(PLAIN, gain_db=(30, 30))) * 32768
+    assert loud.max() == 32767 and loud.min() == -32768
+
+
+def test_int16_rounds_to_nearest_and_saturates():
+    sound = np.array([0.5, 1.49, -1.51, 40000, -40000], np.float32) / 32768
+    assert augment.to_int16(sound).tolist() == [0, 1, -2, 32767, -32768]
+
+
+@pytest.mark.parametrize("rt60_s", [0.1, 0.3, 0.6])
+def test_a_room_has_its_direct_sound_first_and_its_decay(rt60_s):
+    slopes = []
+    for seed in range(8):
+        response = augment.room_response(np.random.default_rng(seed), rt60_s, RATE)
+        assert response[0] == 1 and not response[1:30].any()
+        tail = response[500:]  # behind the early reflections
+        half = len(tail) // 2
+        slopes.append(level_db(tail[:half]) - level_db(tail[half:]))
+        assert -0.1 < -level_db(response[1:]) - 10 * np.log10(len(response) - 1) < 15.1
+    expected = 60 * half / RATE / rt60_s  # dB that the sound decays from one half to the other
+    assert abs(np.mean(slopes) - expected) < 1.5
+
+
+def test_a_room_keeps_the_place_of_the_word_and_adds_a_tail(audio, banks):
+    impulse = np.zeros(27200, np.float32)
+    impulse[10000] = 1
+    for room in range(0, augment.ROOMS, 40):
+        heard = augment.in_room(impulse, banks, room)
+        assert len(heard) == 27200 and np.abs(heard[:10000]).max() < 1e-4  # no wrap of the tail
+        assert abs(heard[10000] - 1) < 1e-3 and np.abs(heard[10040:]).max() > 1e-3
+
+
+def test_a_splice_has_the_first_word_before_the_second(audio):
+    first, second = (augment.to_float(audio.waves[i]) for i in (0, 16))
+    joined = augment.splice(first, second)
+    assert joined.shape == first.shape
+    assert (joined[:7800] == first[:7800]).all()
+    assert any((joined[8200:15000] == second[8200 + lag : 15000 + lag]).all() for lag in range(-200, 201))
+    peaks = [np.argmax(np.abs(np.fft.rfft(part))) / (len(part) / RATE) for part in (joined[:8000], joined[8000:])]
+    assert 290 < peaks[0] < 370 and 680 < peaks[1] < 770
+    assert np.abs(np.diff(joined)).max() < 0.15  # no click: one period of 700 Hz at 8000 moves by 0.07 a sample
+
+
+def test_a_splice_of_silence_is_silence():
+    assert not augment.splice(np.zeros(RATE, np.float32), np.zeros(RATE, np.float32)).any()
+
+
+def test_splices_are_of_two_words(audio, banks):
+    for seed in range(20):
+        clip = augment.source_clip(
+            audio,
+            augment.Plan(np.array([Source.SPLICE]), np.array([0]), np.array([1]), np.array([2])),
+            0,
+            np.random.default_rng(seed),
+        )
+        peak = np.argmax(np.abs(np.fft.rfft(clip[8000:])[:1000])) * 2
+        assert peak > 450  # clips 0 and 1 are both word a, around 325 Hz; b, c and d lie above
+
+
+def test_a_reversed_word_is_reversed(audio, banks):
+    got = example(audio, banks, PLAIN, Source.REVERSED, first=3) * 32768
+    assert (got[8000:24000] == audio.waves[3][::-1]).all()
+
+
+def test_pieces_of_recordings_avoid_pauses_and_take_short_ones_whole():
+    rng = np.random.default_rng(0)
+    recording = np.zeros(4 * RATE, np.int16)
+    recording[:RATE] = recording[2 * RATE : 3 * RATE] = 5000
+    loud = [augment.random_piece(recording, RATE, rng).any() for _ in range(50)]
+    assert sum(loud) >= 48
+    short = augment.random_piece(np.full(100, 5000, np.int16), RATE, rng)
+    assert (short[:100] > 0).all() and not short[100:].any()
+
+
+def test_earlier_speech_ends_where_the_clip_begins(audio, banks):
+    settings = dataclasses.replace(PLAIN, context_speech_probability=1)
+    with_speech, clean = example(audio, banks, settings), example(audio, banks, PLAIN)
+    assert with_speech[:8000].any() and (with_speech[8000:] == clean[8000:]).all()
+
+
+def test_silence_covers_its_levels_and_digital_silence(audio, banks):
+    settings = dataclasses.replace(PLAIN, silence_level_db=(-70, -20))
+    sounds = [example(audio, banks, settings, Source.SILENCE, seed=seed) for seed in range(300)]
+    levels = np.array([level_db(sound) if sound.any() else -200.0 for sound in sounds])
+    assert 3 < (levels == -200).sum() < 40  # zeros
+    ordinary = levels[(levels > -88)]
+    assert ordinary.min() < -64 and ordinary.max() > -26 and ordinary.max() < -12
+    assert abs(np.median(ordinary) + 45) < 6
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])
+def test_coloured_noise_falls_by_its_exponent(exponent):
+    noise = augment.coloured_noise(np.random.default_rng(0), 1 << 17, exponent)
+    power = np.abs(np.fft.rfft(noise)) ** 2
+    octaves = [power[1 << k : 2 << k].mean() for k in range(9, 16)]
+    assert abs(level_db(noise)) < 0.01
+    assert np.allclose(np.diff(10 * np.log10(octaves)), -3.01 * exponent, atol=0.6)
+
+
+def test_mains_hum_lies_at_its_harmonics():
+    hum = augment.mains_hum(np.random.default_rng(0), RATE, RATE, 50)
+    power = np.abs(np.fft.rfft(hum)) ** 2
+    assert abs(level_db(hum)) < 0.01 and power[50:751:50].sum() > 0.99 * power.sum()
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.float32])
+def test_specaugment_masks_whole_frames_and_bands(dtype):
+    codes = np.random.default_rng(0).integers(1, 100, (200, 50, 40)).astype(dtype)
+    settings = AugmentSettings(specaugment=SpecAugmentSettings(time_masks=1, time_width=10, mel_masks=1, mel_width=5))
+    masked = augment.specaugment(codes, settings, np.random.default_rng(1), fill=-7)
+    assert masked.dtype == dtype and not (codes == -7).any()
+    hit = masked == -7
+    assert (masked[~hit] == codes[~hit]).all()
+    frames, bands = hit.all(axis=2), hit.all(axis=1)  # [200, 50], [200, 40]
+    assert (hit == (frames[:, :, None] | bands[:, None, :])).all()
+    assert frames.sum(axis=1).max() == 10 and bands.sum(axis=1).max() == 5
+    assert frames.sum(axis=1).min() == 0 and frames[:, 0].any() and frames[:, -1].any() and bands[:, -1].any()
+    assert all(np.diff(np.flatnonzero(row)).max(initial=1) == 1 for row in frames)
+
+
+def test_specaugment_of_nothing_changes_nothing():
+    codes = np.ones((2, 5, 4), np.int8)
+    none = AugmentSettings(specaugment=SpecAugmentSettings(0, 0, 0, 0))
+    assert (augment.specaugment(codes, none, np.random.default_rng(0), fill=0) == codes).all()
+    wide = AugmentSettings(specaugment=SpecAugmentSettings(2, 200, 2, 64))  # wider than the features
+    assert augment.specaugment(codes, wide, np.random.default_rng(0), fill=0).shape == codes.shape
+
+
+def test_mixup_mixes_features_and_targets_alike():
+    rng = np.random.default_rng(0)
+    targets = np.eye(64, dtype=np.float32)
+    features = np.broadcast_to(targets[:, None, :], (64, 3, 64)).copy()
+    mixed, mixed_targets = augment.mixup(features, targets, 0.4, rng)
+    assert mixed.dtype == np.float32 and np.allclose(mixed, mixed_targets[:, None, :])
+    assert np.allclose(mixed_targets.sum(axis=1), 1) and (np.diag(mixed_targets) >= 0.5).all()
+    assert (np.diag(mixed_targets) < 0.99).any()
+    same, _ = augment.mixup(features, targets, 0, rng)
+    assert same is features

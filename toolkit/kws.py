@@ -1,0 +1,95 @@
+"""Keyword spotting: per-frame int8 scores -> detections of a stream, or one label per clip.
+
+Scores (logits) of the last `window_frames` model outputs are summed in int32 outside the graph; frames before the
+start count as nothing. The posterior is softmax(sum * scale / window_frames), rounded to 1e-6 so that the last bit of
+a platform's exp cannot flip a threshold.
+
+A stream reports a keyword when it is the best label and its posterior reaches `threshold`; then nothing for
+`refractory_frames`, and the same keyword again only after it has fallen below the threshold.
+A clip (rule "peak") is decided at the window end, from the first full window to the end of the flush, at which a
+keyword stands out most; the label is the best one there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .manifest import Decision
+
+NOT_KEYWORDS = ("unknown", "silence")
+
+
+def window_sums(scores: np.ndarray, window_frames: int) -> np.ndarray:
+    """Sums over the window that ends at each frame: integers [T, n] -> int32 [T, n]."""
+    total = np.cumsum(scores, axis=0, dtype=np.int32)
+    total[window_frames:] -= total[:-window_frames].copy()
+    return total
+
+
+def posteriors(sums: np.ndarray, scale: float, window_frames: int) -> np.ndarray:
+    """softmax of the mean logits, float64 [..., n]. The zero point of the scores cancels."""
+    logits = sums * (scale / window_frames)
+    e = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.round(e / e.sum(axis=-1, keepdims=True), 6)
+
+
+def clip_posteriors(scores: np.ndarray, scale: float, window_frames: int, is_keyword: np.ndarray) -> np.ndarray:
+    """The posteriors float64 [n] that decide a clip, from its scores [T, n] including the flush; is_keyword bool [n]."""
+    sums = window_sums(scores, window_frames)[min(window_frames, len(scores)) - 1 :]
+    candidates = posteriors(sums, scale, window_frames)
+    return candidates[np.argmax(candidates[:, is_keyword].max(axis=1))]
+
+
+@dataclass(frozen=True)
+class Keyword:
+    """A keyword that was detected; frame is the index of the model output that decided."""
+
+    label: str
+    score: float
+    frame: int
+
+
+class KeywordDetector:
+    """Posterior smoothing, threshold and refractory time over a stream of scores.
+
+    labels: of the scores; "unknown" and "silence" are never reported. scale: of the scores' int8.
+    """
+
+    def __init__(self, labels: tuple[str, ...], decision: Decision, scale: float, threshold: float | None = None):
+        self._labels = labels
+        self._keyword = [label not in NOT_KEYWORDS for label in labels]
+        self._decision, self._scale = decision, scale
+        self._threshold = decision.threshold if threshold is None else threshold
+        self.reset()
+
+    def reset(self) -> None:
+        """As at the start of a stream."""
+        self._ring = np.zeros((self._decision.window_frames, len(self._labels)), np.int32)
+        self._sums = np.zeros(len(self._labels), np.int32)
+        self._frame = 0
+        self._quiet_until = 0  # first frame at which the next detection may come
+        self._armed_not = -1  # the label that was reported and has not yet fallen below the threshold
+
+    def process(self, scores: np.ndarray) -> list[Keyword]:
+        """int8 scores [m, n] -> the keywords detected in them, in order."""
+        found = []
+        for row in scores:
+            slot = self._ring[self._frame % len(self._ring)]
+            self._sums += row
+            self._sums -= slot
+            slot[:] = row
+            best = int(self._sums.argmax())
+            score = self._posterior(best) if self._keyword[best] else 0.0
+            if score < self._threshold:
+                self._armed_not = -1
+            elif best != self._armed_not and self._frame >= self._quiet_until:
+                found.append(Keyword(self._labels[best], score, self._frame))
+                self._quiet_until = self._frame + self._decision.refractory_frames
+                self._armed_not = best
+            self._frame += 1
+        return found
+
+    def _posterior(self, label: int) -> float:
+        return float(posteriors(self._sums, self._scale, self._decision.window_frames)[label])
