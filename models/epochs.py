@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
+import time
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict
 from multiprocessing import get_context
@@ -21,6 +23,7 @@ from models.recipe import Recipe
 from models.waves import load_training_audio
 from toolkit.features import FeatureConfig, FrontEnd, Requantization, make_tables
 
+VERSION = 1  # raised by a change of models/augment.py that changes epochs
 CODE_STEP_NAT = 0.1  # of one int8 code: 255 codes span 25.5 nat
 CODE_ZERO_POINT = 10  # so that code -128 is the log floor of 1e-6
 MODEL_SCALE = 1 / 32  # real value of one code in the network: inputs lie in -4 .. 4
@@ -51,7 +54,7 @@ class Epochs:
 
     def __init__(self, recipe: Recipe, dataset: Dataset, cache: Path):
         self._recipe, self._root, self._dataset = recipe, dataset.root, dataset
-        key = repr((dataset.fingerprint, asdict(recipe.data), asdict(recipe.augment), asdict(recipe.features)))
+        key = repr((VERSION, dataset.fingerprint, asdict(recipe.data), asdict(recipe.augment), asdict(recipe.features)))
         key += repr((recipe.decision.flush_frames, recipe.data.seed))
         self._folder = cache / hashlib.sha256(key.encode()).hexdigest()[:16]
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -85,15 +88,23 @@ class Epochs:
 
 def _start(recipe: Recipe, root: Path) -> None:
     os.nice(5)  # the trainer goes first
+    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
     dataset = load_dataset(root, recipe.data, recipe.features.sample_rate_hz)
     banks = make_banks(canvas_of(recipe), recipe.augment, recipe.features.sample_rate_hz, recipe.data.seed)
     _worker.update(recipe=recipe, audio=load_training_audio(dataset, recipe.features.sample_rate_hz), banks=banks)
 
 
+def _die_with(parent: int) -> None:
+    """A trainer that was killed leaves no worker behind."""
+    while os.getppid() == parent:
+        time.sleep(2)
+    os._exit(1)
+
+
 def _make(number: int, path: Path) -> None:
     recipe = _worker["recipe"]
     blocks = make_epoch(_worker["audio"], _worker["banks"], recipe.augment, recipe.data.seed, number)
-    parts = [(codes_of(waves, FeatureConfig(**asdict(recipe.features))), labels) for waves, labels in blocks]
+    parts = [(codes_of(waves, recipe.features), labels) for waves, labels in blocks]
     part = path.with_suffix(".part")
     with open(part, "wb") as file:
         np.savez(file, codes=np.concatenate([c for c, _ in parts]), labels=np.concatenate([y for _, y in parts]))

@@ -12,7 +12,6 @@ import importlib
 import importlib.util
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +23,9 @@ from models.waves import load_waves
 from models.epochs import MODEL_SCALE, Epochs, codes_of
 from models.recipe import Recipe
 from toolkit.config import dump_config
+from toolkit.manifest import Decision
 from toolkit.kws import NOT_KEYWORDS, clip_posteriors
 from toolkit.errors import ConfigError
-from toolkit.features import FeatureConfig
 
 RESET_SHARE = 0.5  # of the batches: the state is reset at the clip, as in classify; the others have heard the context
 
@@ -51,7 +50,7 @@ def load_architecture(name: str):
 def make_model(recipe: Recipe):
     """(whole model, its Net, the architecture's module) of a recipe, with fresh weights. Raises ConfigError."""
     module = load_architecture(recipe.model.architecture)
-    width = FeatureConfig(**asdict(recipe.features)).width
+    width = recipe.features.width
     try:
         model, net = build_whole(module.build, width, len(recipe.labels), recipe.model.parameters)
     except TypeError as error:
@@ -92,18 +91,24 @@ def scores_of(model: keras.Model, codes: np.ndarray, batch: int = 256) -> np.nda
     return np.concatenate(parts)
 
 
+def decision_of(recipe: Recipe, stride: int) -> Decision:
+    """The recipe's decision (in front-end frames) in model output frames, as bundles hold it."""
+    d = recipe.decision
+    return Decision(d.window_frames // stride, -(-d.flush_frames // stride), d.threshold, d.refractory_frames // stride, "peak")
+
+
 def predictions(scores: np.ndarray, recipe: Recipe, stride: int, scale: float = 1.0) -> np.ndarray:
     """Posteriors [n, labels] by the recipe's decision rule from scores [n, T, labels] (float with scale 1, or int8)."""
     quantized = np.round(scores * 1024).astype(np.int32) if scores.dtype.kind == "f" else scores
     scale = scale / 1024 if scores.dtype.kind == "f" else scale
-    window = recipe.decision.window_frames // stride
+    decision = decision_of(recipe, stride)
     is_keyword = np.array([label not in NOT_KEYWORDS for label in recipe.labels])
-    return np.stack([clip_posteriors(s, scale, window, is_keyword) for s in quantized])
+    return np.stack([clip_posteriors(s, scale, decision, is_keyword) for s in quantized])
 
 
 def train(recipe: Recipe, data: Path, run: Path, cache: Path | None = None, log=print) -> dict:
     """Trains to the end (or resumes) and returns the last line of the history. Raises ConfigError, DataError."""
-    settings, features = recipe.train, FeatureConfig(**asdict(recipe.features))
+    settings, features = recipe.train, recipe.features
     run.mkdir(parents=True, exist_ok=True)
     (run / "recipe.yaml").write_text(dump_config(recipe))
     keras.utils.set_random_seed(settings.seed)

@@ -1,106 +1,33 @@
-"""Audio files in and out: real bytes of every kind that is taken, refused or written."""
+"""Audio files and standard input: real bytes of every kind that is taken or refused."""
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import os
 import pty
 import shutil
-import struct
 import subprocess
 import sys
 import threading
 import tracemalloc
-import wave
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from wav_files import needs_soundfile, needs_soxr, noise, read_blocks, refused, wav_bytes
 
 from toolkit.audio import AudioFile, Resampler, int16_from_float, list_audio, read_audio, write_wav
 from toolkit.errors import AudioFileError, MissingPartError, UsageError
 
+pytest.importorskip("hypothesis")
+from hypothesis import HealthCheck, given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+
+one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # each example overwrites its file
+
 REPOSITORY = Path(__file__).resolve().parent.parent
-EXTENSIBLE_PCM_TAIL = bytes.fromhex("0100000000001000800000aa00389b71")
 
-needs_soundfile = pytest.mark.skipif(importlib.util.find_spec("soundfile") is None, reason="pip install soundfile")
-needs_soxr = pytest.mark.skipif(importlib.util.find_spec("soxr") is None, reason="pip install soxr")
-many = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-def noise(count: int, seed: int = 0) -> np.ndarray:
-    """White int16 noise over the whole range, both ends included."""
-    samples = np.random.default_rng(seed).integers(-32768, 32768, count).astype(np.int16)
-    samples[: min(count, 2)] = [-32768, 32767][: min(count, 2)]
-    return samples
-
-
-def chunk(name: bytes, body: bytes) -> bytes:
-    return struct.pack("<4sI", name, len(body)) + body + bytes(len(body) % 2)
-
-
-def wav_bytes(
-    data: bytes, *, tag: int = 1, channels: int = 1, rate: int = 16000, bits: int = 16, before: bytes = b""
-) -> bytes:
-    """A RIFF WAVE file made field by field, apart from the code under test."""
-    frame = channels * bits // 8
-    fmt = struct.pack("<HHIIHH", tag, channels, rate, rate * frame % 2**32, frame, bits)
-    if tag == 0xFFFE:
-        fmt += struct.pack("<HHI", 22, bits, 0) + EXTENSIBLE_PCM_TAIL
-    body = b"WAVE" + chunk(b"fmt ", fmt) + before + chunk(b"data", data)
-    return struct.pack("<4sI", b"RIFF", len(body)) + body
-
-
-def read_blocks(path: str | os.PathLike[str], block_samples: int = 320, **options) -> list[np.ndarray]:
-    with AudioFile(path, **options) as file:
-        return list(file.blocks(block_samples))
-
-
-def refused(path: str | os.PathLike[str], **options) -> str:
-    """The sentence with which a file is refused, the same whole and in blocks."""
-    with pytest.raises(AudioFileError) as whole:
-        read_audio(path, **options)
-    with pytest.raises(AudioFileError) as streamed:
-        read_blocks(path, **options)
-    sentence = str(whole.value)
-    assert sentence == str(streamed.value)
-    assert str(path) in sentence and "\n" not in sentence and len(sentence) < 300 + len(str(path))
-    return sentence
-
-
-# 16-bit PCM WAV, bit for bit
-
-
-def test_pcm16_written_by_the_standard_library_comes_back_bit_for_bit(tmp_path):
-    samples = noise(16001)
-    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
-        file.setnchannels(1), file.setsampwidth(2), file.setframerate(16000)
-        file.writeframes(samples.tobytes())
-    read, notices = read_audio(tmp_path / "a.wav")
-    assert read.dtype == np.int16 and np.array_equal(read, samples) and notices == []
-    blocks = read_blocks(tmp_path / "a.wav")
-    assert [len(block) for block in blocks] == [320] * 50 + [1]
-    assert all(block.dtype == np.int16 for block in blocks)
-    assert np.array_equal(np.concatenate(blocks), samples)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        wav_bytes(noise(999).tobytes(), before=chunk(b"LIST", b"INFO" + chunk(b"ISFT", b"odd"))),
-        wav_bytes(noise(999).tobytes(), before=chunk(b"junk", bytes(13))),
-        wav_bytes(noise(999).tobytes(), tag=0xFFFE),
-        wav_bytes(noise(999).tobytes()) + chunk(b"LIST", b"INFO after the samples"),
-        wav_bytes(noise(999).tobytes()).replace(struct.pack("<4sI", b"data", 1998), b"data\xff\xff\xff\xff"),
-    ],
-    ids=["LIST before", "odd chunk", "extensible", "LIST after", "length unknown to a pipe"],
-)
-def test_pcm16_in_every_legal_wrapping(tmp_path, content):
-    (tmp_path / "a.wav").write_bytes(content)
-    assert np.array_equal(read_audio(tmp_path / "a.wav")[0], noise(999))
+# Streams
 
 
 def test_pcm16_needs_no_library_but_numpy(tmp_path):
@@ -209,7 +136,7 @@ def test_other_rates_are_resampled_and_said(tmp_path, rate):
 
 
 @needs_soxr
-@many
+@one_folder
 @given(rate=st.sampled_from([8000, 22050, 44100, 48000]), block=st.integers(1, 5000), count=st.integers(50, 9000))
 def test_streamed_equals_whole_at_every_rate_and_block(tmp_path, rate, block, count):
     (tmp_path / "a.wav").write_bytes(wav_bytes(noise(count, seed=block).tobytes(), rate=rate))
@@ -220,7 +147,6 @@ def test_streamed_equals_whole_at_every_rate_and_block(tmp_path, rate, block, co
 
 
 @needs_soxr
-@many
 @given(cuts=st.lists(st.integers(0, 3000), max_size=20), rate=st.sampled_from([8000, 44100]))
 def test_the_resampler_does_not_hear_how_its_input_is_cut(cuts, rate):
     samples = noise(3000)
@@ -264,31 +190,6 @@ def test_a_mono_file_has_channel_0_only(tmp_path):
 
 
 # Refused, each with one sentence
-
-
-GOOD = wav_bytes(noise(1000).tobytes())
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"", "is empty (0 bytes)"),
-        (wav_bytes(b""), "holds no samples, only a header"),
-        (GOOD[:-500], "announces 2000 bytes of samples and 1500 are there"),
-        (GOOD[:44], "announces 2000 bytes of samples and 0 are there"),
-        (GOOD[:40], "ends before its samples"),
-        (GOOD[:20], "ends before its samples"),
-        (wav_bytes(b"\1\2\3"), "1 bytes into a sample"),
-        (GOOD[:12] + GOOD[36:], "does not say its sample format"),
-        (wav_bytes(noise(1000).tobytes(), channels=0), "says 0 channels"),
-        (GOOD.replace(struct.pack("<HH", 2, 16), struct.pack("<HH", 4, 16), 1), "1 channels of 16 bits in 4 bytes"),
-        (wav_bytes(noise(1000).tobytes(), rate=0), "0 Hz, is not within 1000 to 768000 Hz"),
-        (wav_bytes(noise(1000).tobytes(), rate=2**32 - 1), "4294967295 Hz, is not within"),
-    ],
-)
-def test_damaged_wav_files_are_refused(tmp_path, content, words):
-    (tmp_path / "a.wav").write_bytes(content)
-    assert words in refused(tmp_path / "a.wav")
 
 
 @needs_soundfile
@@ -361,23 +262,6 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(tmp_path):
             list(blocks)
 
 
-@needs_soundfile
-@needs_soxr
-@settings(many, max_examples=300)
-@given(
-    at=st.integers(0, 59), value=st.binary(min_size=1, max_size=4), end=st.integers(0, 300), extensible=st.booleans()
-)
-def test_any_damage_to_a_header_gives_samples_or_one_sentence(tmp_path, at, value, end, extensible):
-    content = wav_bytes(noise(120).tobytes(), tag=0xFFFE if extensible else 1)
-    (tmp_path / "a.wav").write_bytes((content[:at] + value + content[at + len(value) :])[: len(content) - end])
-    try:
-        samples, _ = read_audio(tmp_path / "a.wav", channel=0)
-    except AudioFileError as error:
-        assert "a.wav" in str(error) and "\n" not in str(error)
-    else:
-        assert samples.dtype == np.int16 and len(samples) > 0
-
-
 @pytest.mark.parametrize(
     ("module", "content", "words"),
     [
@@ -405,6 +289,8 @@ def test_standard_input_is_raw_mono(monkeypatch):
     blocks = piped(monkeypatch, noise(1000).tobytes())
     assert [len(block) for block in blocks] == [320, 320, 320, 40]
     assert np.array_equal(np.concatenate(blocks), noise(1000))
+    riff = np.frombuffer(bytes(640) + b"RIFF", np.int16)  # such samples mean a WAV file only at the very start
+    assert np.array_equal(np.concatenate(piped(monkeypatch, riff.tobytes())), riff)
 
 
 @pytest.mark.parametrize(
@@ -412,7 +298,7 @@ def test_standard_input_is_raw_mono(monkeypatch):
     [
         (b"", "standard input holds no samples"),
         (noise(400).tobytes() + b"\0", "ended in the middle of a sample; pipe raw 16-bit little-endian mono at 16000"),
-        (GOOD, "holds a WAV file"),
+        (wav_bytes(noise(1000).tobytes()), "holds a WAV file"),
     ],
 )
 def test_wrong_standard_input_is_refused(monkeypatch, content, words):
@@ -448,58 +334,6 @@ def test_a_live_pipe_gives_each_block_as_soon_as_it_is_full():
         child.stdin.close()
         watchdog.cancel()
     assert child.returncode == 0
-
-
-# Writing
-
-
-def test_write_wav_is_what_the_standard_library_reads(tmp_path):
-    assert write_wav(tmp_path / "a.wav", noise(777), 48000) == 777
-    with wave.open(str(tmp_path / "a.wav")) as file:
-        assert (file.getnchannels(), file.getsampwidth(), file.getframerate(), file.getnframes()) == (1, 2, 48000, 777)
-        assert file.readframes(777) == noise(777).tobytes()
-    assert (tmp_path / "a.wav").read_bytes() == wav_bytes(noise(777).tobytes(), rate=48000)
-    write_wav(tmp_path / "b.wav", (noise(777)[start : start + 100] for start in range(0, 777, 100)), 48000)
-    assert (tmp_path / "b.wav").read_bytes() == (tmp_path / "a.wav").read_bytes()
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    write_wav(tmp_path / "a.wav", noise(10))
-    old = (tmp_path / "a.wav").read_bytes()
-
-    def blocks():
-        yield noise(1000)
-        assert (tmp_path / "a.wav").read_bytes() == old
-        raise AudioFileError("the input ended early")
-
-    with pytest.raises(AudioFileError, match="ended early"):
-        write_wav(tmp_path / "a.wav", blocks())
-    with pytest.raises(UsageError, match=r"int16 \[n\], not from float64 \(3,\)"):
-        write_wav(tmp_path / "a.wav", np.zeros(3))
-    assert (tmp_path / "a.wav").read_bytes() == old
-    assert os.listdir(tmp_path) == ["a.wav"]
-
-
-def test_write_wav_keeps_links_and_devices(tmp_path):
-    write_wav(tmp_path / "a.wav", noise(10))
-    (tmp_path / "link.wav").symlink_to(tmp_path / "a.wav")
-    write_wav(tmp_path / "link.wav", noise(20))
-    assert (tmp_path / "link.wav").is_symlink() and len(read_audio(tmp_path / "a.wav")[0]) == 20
-    os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path / "pipe", tmp_path):
-        with pytest.raises(AudioFileError, match="not a regular file"):
-            write_wav(path, noise(1))
-    with pytest.raises(AudioFileError, match="cannot be written"):
-        write_wav(tmp_path / "no such folder" / "a.wav", noise(1))
-
-
-def test_a_written_file_may_be_read_by_whom_the_umask_allows(tmp_path):
-    before = os.umask(0o027)
-    try:
-        write_wav(tmp_path / "a.wav", noise(1))
-    finally:
-        os.umask(before)
-    assert (tmp_path / "a.wav").stat().st_mode & 0o777 == 0o640
 
 
 # Listing

@@ -29,7 +29,7 @@ CONFIGS = {
     "all options": FeatureConfig(pre_emphasis=0.9999, window="hamming", spectrum="magnitude", **MFCC),
     "odd window": FeatureConfig(win_length=401, hop_length=161, n_fft=512, pre_emphasis=0.5),
     "odd window, plain": FeatureConfig(win_length=255, hop_length=255, n_fft=256),
-    "smallest": FeatureConfig(win_length=1, hop_length=1, n_fft=16, n_mels=1, n_mfcc=1, fmin_hz=0.0, fmax_hz=8000.0),
+    "smallest": FeatureConfig(win_length=1, hop_length=1, n_fft=16, n_mels=2, n_mfcc=1, fmin_hz=0.0, fmax_hz=8000.0),
     "16": FeatureConfig(win_length=16, hop_length=16, n_fft=16, n_mels=5, fmin_hz=0.0, fmax_hz=8000.0),
     "32": FeatureConfig(win_length=31, hop_length=7, n_fft=32, n_mels=8, n_mfcc=8, pre_emphasis=0.9, spectrum="magnitude"),
     "64": FeatureConfig(win_length=64, hop_length=1, n_fft=64, n_mels=16, fmin_hz=0.0),

@@ -3,7 +3,7 @@
     play(int16)  ->  null sink (16 kHz mono)  ->  its monitor  ->  ALSA's pulse plugin  ->  PortAudio
 
 The server lives in a temporary folder and knows nothing of the user's own. Code that records must run in a process of
-its own with ``environment``, because PortAudio reads ALSA's configuration once: see ``start_python``.
+its own with ``environment``, because PortAudio reads ALSA's configuration once: see ``VirtualMicrophone.python``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 DEBIAN_PARTS = {"pulseaudio": "pulseaudio", "paplay": "pulseaudio-utils"}
 PULSE_PLUGIN = "libasound_module_pcm_pulse.so"
 START_TIMEOUT_S = 5.0
+CHILD_TIMEOUT_S = 20.0
 
 # Two names for one source, so that a test can choose between devices.
 ALSA_CONFIGURATION = """
@@ -60,7 +62,7 @@ class VirtualMicrophone:
         """Start the server, again where a test has killed it."""
         self._socket.unlink(missing_ok=True)
         self.server = self._start(
-            *("pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no", "--disable-shm=yes"),
+            *("pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=30", "--use-pid-file=no", "--disable-shm=yes"),
             # With rewinds a null sink renders 2 s at once, and the first samples come that late.
             *("--log-level=error", "-L", "module-null-sink rate=16000 channels=1 format=s16le norewinds=1"),
             *("-L", f"module-native-protocol-unix auth-anonymous=1 socket={self._socket}"),
@@ -79,15 +81,20 @@ class VirtualMicrophone:
             "paplay", "--raw", "--rate=16000", "--channels=1", "--format=s16le", "--latency-msec=100", str(path)
         )
 
-    def start_python(self, code: str) -> subprocess.Popen[bytes]:
-        """Start Python code that may import toolkit and record; its streams are pipes."""
-        return subprocess.Popen(
-            [sys.executable, "-c", code],
-            env=self.environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+    @contextlib.contextmanager
+    def python(self, code: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run Python code that may import toolkit and record; stdin and stdout are pipes. Killed after 20 s."""
+        with subprocess.Popen(
+            [sys.executable, "-c", code], env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as child:
+            watchdog = threading.Timer(CHILD_TIMEOUT_S, child.kill)
+            watchdog.start()
+            try:
+                yield child
+                child.wait()
+            finally:
+                watchdog.cancel()
+                child.kill()
 
     def close(self) -> None:
         for process in self._started:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib
+import os
 from dataclasses import dataclass
+from importlib import metadata
 
 import numpy as np
 
-from .errors import MissingPartError, UnsupportedError, VerificationError
+from .errors import MissingPartError, UnsupportedError, UsageError, VerificationError
 
 INPUT, OUTPUT, STATE_SUFFIX, OUT_SUFFIX = "frames", "scores", "_state", "_out"
 OPS = frozenset(
@@ -33,32 +36,34 @@ class TensorInfo:
     zero_point: int
 
 
+RUNTIMES = {  # distribution: module of the interpreter, in the order of preference
+    "tflite-runtime": "tflite_runtime.interpreter",
+    "ai-edge-litert": "ai_edge_litert.interpreter",
+}
+
+
 @functools.cache
 def _runtime():
-    """(the interpreter class, its options, the runtime's name with major.minor version)."""
-    try:
-        from tflite_runtime import __version__ as version
-        from tflite_runtime.interpreter import Interpreter, OpResolverType
+    """(the interpreter class, its options, the runtime's name with major.minor version).
 
-        name = "tflite-runtime"
-        if int(np.__version__.split(".")[0]) >= 2:
-            raise MissingPartError(
-                f"tflite-runtime {version} cannot work with numpy {np.__version__}; install `numpy<2`, or uninstall "
-                "tflite-runtime and install ai-edge-litert."
-            )
-    except ImportError:
+    EDGE_AUDIO_RUNTIME=ai-edge-litert (or tflite-runtime) asks for that one alone.
+    """
+    wanted = os.environ.get("EDGE_AUDIO_RUNTIME")
+    if wanted and wanted not in RUNTIMES:
+        raise UsageError(f"EDGE_AUDIO_RUNTIME is {wanted!r}; expected {' or '.join(RUNTIMES)}.")
+    for name in [wanted] if wanted else RUNTIMES:
         try:
-            from importlib.metadata import version as version_of
-
-            from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-            name, version = "ai-edge-litert", version_of("ai-edge-litert")
-        except ImportError:
-            raise MissingPartError(
-                "no TFLite runtime is installed; install tflite-runtime (Python up to 3.11) or ai-edge-litert."
-            ) from None
-    options = {"num_threads": 1, "experimental_op_resolver_type": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES}
-    return Interpreter, options, f"{name}-{'.'.join(version.split('.')[:2])}"
+            version = metadata.version(name)
+            if name == "tflite-runtime" and int(np.__version__.split(".")[0]) >= 2:
+                raise MissingPartError(f"tflite-runtime {version} cannot work with numpy {np.__version__}; install "
+                                       "`numpy<2`, or uninstall tflite-runtime and install ai-edge-litert.")
+            module = importlib.import_module(RUNTIMES[name])
+        except (ImportError, metadata.PackageNotFoundError):
+            continue
+        resolver = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        options = {"num_threads": 1, "experimental_op_resolver_type": resolver}
+        return module.Interpreter, options, f"{name}-{'.'.join(version.split('.')[:2])}"
+    raise MissingPartError(f"no TFLite runtime is installed; install {wanted or 'tflite-runtime (Python up to 3.11) or ai-edge-litert'}.")
 
 
 def runtime_name() -> str:

@@ -6,8 +6,9 @@ a platform's exp cannot flip a threshold.
 
 A stream reports a keyword when it is the best label and its posterior reaches `threshold`; then nothing for
 `refractory_frames`, and the same keyword again only after it has fallen below the threshold.
-A clip (rule "peak") is decided at the window end, from the first full window to the end of the flush, at which a
-keyword stands out most; the label is the best one there.
+A clip (rule "peak") is decided after the flush: of the windows that end at least window_frames + flush_frames after
+its start (for a clip no longer than the window: the last one), the one in which a keyword stands out most; the label is
+the best one there.
 """
 
 from __future__ import annotations
@@ -35,10 +36,11 @@ def posteriors(sums: np.ndarray, scale: float, window_frames: int) -> np.ndarray
     return np.round(e / e.sum(axis=-1, keepdims=True), 6)
 
 
-def clip_posteriors(scores: np.ndarray, scale: float, window_frames: int, is_keyword: np.ndarray) -> np.ndarray:
+def clip_posteriors(scores: np.ndarray, scale: float, decision: Decision, is_keyword: np.ndarray) -> np.ndarray:
     """The posteriors float64 [n] that decide a clip, from its scores [T, n] including the flush; is_keyword bool [n]."""
-    sums = window_sums(scores, window_frames)[min(window_frames, len(scores)) - 1 :]
-    candidates = posteriors(sums, scale, window_frames)
+    first = min(decision.window_frames + decision.flush_frames, len(scores))
+    sums = window_sums(scores, decision.window_frames)[first - 1 :]
+    candidates = posteriors(sums, scale, decision.window_frames)
     return candidates[np.argmax(candidates[:, is_keyword].max(axis=1))]
 
 

@@ -177,6 +177,7 @@ class Microphone:
     def _close_stream(self) -> None:
         self._stream.abort()
         self._stream.close()
+        self._stream = None  # it holds this object through its callbacks
         _release_portaudio()  # not reached where the server hangs: then PortAudio must not be restarted
 
     def _open(self, device: dict[str, Any]) -> None:

@@ -139,7 +139,7 @@ def _decide(stage: BundleStage, scores: np.ndarray) -> dict[str, float]:
     if len(scores) == 0:
         scores = np.zeros((1, len(labels)), np.int8)
     is_keyword = np.array([label not in NOT_KEYWORDS for label in labels])
-    p = clip_posteriors(scores, stage.model.output.scale, decision.window_frames, is_keyword)
+    p = clip_posteriors(scores, stage.model.output.scale, decision, is_keyword)
     return {labels[i]: float(p[i]) for i in np.argsort(-p, kind="stable")}
 
 
