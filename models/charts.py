@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from models.data import load_dataset
+from models.decide import predictions
 from models.epochs import codes_of
 from models.evaluate import Result, result_of
 from models.recipe import Recipe
@@ -16,7 +17,7 @@ from models.waves import load_waves
 
 def draw_training(recipe: Recipe, data: Path, run: Path) -> None:
     """curves.png and confusion.png in the run folder, from history.jsonl and weights.npz."""
-    from models.train import load_weights, make_model, predictions, scores_of
+    from models.train import load_weights, make_model, scores_of
 
     history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     draw_curves(history, run / "curves.png")
@@ -26,7 +27,7 @@ def draw_training(recipe: Recipe, data: Path, run: Path) -> None:
     model, _, module = make_model(recipe)
     load_weights(run / "weights.npz", model)
     codes = codes_of(waves, recipe.features, recipe.decision.flush_frames * recipe.features.hop_length)
-    predicted = predictions(scores_of(model, codes), recipe, module.STRIDE).argmax(axis=1)
+    predicted = predictions(scores_of(model, codes), recipe, module.STRIDE)
     draw_confusion(result_of(recipe.labels, dataset.classes(clips), predicted), run / "confusion.png")
 
 

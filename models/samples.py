@@ -26,10 +26,11 @@ import functools
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,17 +47,11 @@ RATE_HZ = 16000
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "stop", "go")
 LABELS = (*KEYWORDS, UNKNOWN, SILENCE)
 VOICES = {  # name: (engine, its voice)
-    "heart": ("hibari", "heart"),
-    "joe": ("piper", "joe"),
-    "pico": ("pico", "en-US"),
-    "rms": ("flite", "rms"),
-    "slt": ("flite", "slt"),
-    "awb": ("flite", "awb"),
-    "kal": ("flite", "kal16"),
-    "picogb": ("pico", "en-GB"),
-    "espeakus": ("espeak", "en-us+f3"),
-    "espeakgb": ("espeak", "en-gb"),
-}
+    "heart": ("hibari", "heart"), "joe": ("piper", "joe"), "pico": ("pico", "en-US"), "picogb": ("pico", "en-GB"),
+    "rms": ("flite", "rms"), "slt": ("flite", "slt"), "awb": ("flite", "awb"), "kal": ("flite", "kal16"),
+    "espeakus": ("espeak", "en-us+f3"), "espeakgb": ("espeak", "en-gb"),
+}  # fmt: skip
+PICO = "import sys, py_nanotts as p; sys.stdout.buffer.write(p.NanoTTS().speak(*sys.argv[1:3], float(sys.argv[3])))"
 COLOURS = {"white": 0.0, "pink": 1.0, "brown": 2.0, "blue": -1.0}  # exponents of 1 / f power
 SCENE = (  # (text, voice) or (sound, None)
     ("yes", "heart"), ("knock", None), ("left", "pico"), ("seven", "joe"), ("go", "rms"), ("stop", "joe"),
@@ -187,7 +182,7 @@ def make_scene(out: Path) -> None:
         else:
             sounds.append({"sound": what, **when})
         time += max(1.5, len(sound) / RATE_HZ + 0.9) + rng.uniform(0, 0.1)
-    scene = noise("aircon", round((time + 0.2) * RATE_HZ), rng) * db(-48)
+    scene = noise("aircon", round((time + 0.2) * RATE_HZ), rng) * db(-45)
     for start, sound in parts:
         scene[start : start + len(sound)] += sound
     description = {"duration_s": round(len(scene) / RATE_HZ, 3), "utterances": utterances, "sounds": sounds}
@@ -208,7 +203,7 @@ def speak(text: str, voice: str, speed: float, warp: float) -> np.ndarray:
 
 
 def synthesize(engine: str, voice: str, text: str, speed: float) -> tuple[np.ndarray, int]:
-    """(samples with full scale 1, rate in Hz) of ``text``; none of the engines draws random numbers here."""
+    """(samples with full scale 1, rate in Hz) of ``text``, the same in every run."""
     sentence = text if text.endswith(".") else text + "."
     match engine:
         case "hibari":
@@ -224,15 +219,19 @@ def synthesize(engine: str, voice: str, text: str, speed: float) -> tuple[np.nda
             chunks = list(load_neural(engine).synthesize(sentence, settings))
             return np.concatenate([chunk.audio_float_array for chunk in chunks]), chunks[0].sample_rate
         case "pico":
-            from py_nanotts import NanoTTS
-
-            return np.frombuffer(NanoTTS().speak(sentence, voice=voice, speed=speed), "<i2") / 32768, 16000
+            # it reads memory before it writes it: only a new process with zeroed allocations says a text twice alike
+            command, zeroed = [sys.executable, "-c", PICO, sentence, voice, f"{speed:.3f}"], {"MALLOC_PERTURB_": "255"}
+            return np.frombuffer(output_of(command, os.environ | zeroed), "<i2") / 32768, 16000
         case "flite":
             stretch = f"duration_stretch={1 / speed:.3f}"
             command = ["flite", "-voice", voice, "--setf", stretch, "-t", text, "-o", "/dev/stdout"]
         case "espeak":
             command = ["espeak-ng", "-v", voice, "-s", str(round(140 * speed)), "--stdout", text]
-    return soundfile.read(io.BytesIO(subprocess.run(command, capture_output=True, check=True).stdout))
+    return soundfile.read(io.BytesIO(output_of(command)))
+
+
+def output_of(command: list[str], environment: Mapping[str, str] | None = None) -> bytes:
+    return subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment).stdout
 
 
 @functools.cache
@@ -291,7 +290,7 @@ def household_sound(what: str, rng: np.random.Generator) -> np.ndarray:
         tones = ((180, 30), (410, 60), (900, 90))  # Hz, decay per second
         return np.tile(sum(np.exp(-time * decay) * np.sin(2 * np.pi * hz * time) for hz, decay in tones), 3)
     if what == "click":
-        return rng.standard_normal(len(time)) * np.exp(-time / 0.004)
+        return (rng.standard_normal(len(time)) * np.exp(-time / 0.004))[: RATE_HZ // 25]
     gate = np.clip(np.minimum(time, 0.09 - time) / 0.005, 0, 1)
     return np.tile(gate * (np.sin(2 * np.pi * 2100 * time) + 0.3 * np.sin(2 * np.pi * 4200 * time)), 3)
 

@@ -19,12 +19,12 @@ import numpy as np
 from models.layers import build_whole, keras, tf
 from models.augment import canvas_of, mixup, specaugment
 from models.data import load_dataset
+from models.decide import predictions
 from models.waves import load_waves
 from models.epochs import MODEL_SCALE, Epochs, codes_of
 from models.recipe import Recipe
 from toolkit.config import dump_config
-from toolkit.manifest import Decision
-from toolkit.kws import NOT_KEYWORDS, clip_posteriors
+from toolkit.kws import NOT_KEYWORDS
 from toolkit.errors import ConfigError
 
 RESET_SHARE = 0.5  # of the batches: the state is reset at the clip, as in classify; the others have heard the context
@@ -91,21 +91,6 @@ def scores_of(model: keras.Model, codes: np.ndarray, batch: int = 256) -> np.nda
     return np.concatenate(parts)
 
 
-def decision_of(recipe: Recipe, stride: int) -> Decision:
-    """The recipe's decision (in front-end frames) in model output frames, as bundles hold it."""
-    d = recipe.decision
-    return Decision(d.window_frames // stride, -(-d.flush_frames // stride), d.threshold, d.refractory_frames // stride, "peak")
-
-
-def predictions(scores: np.ndarray, recipe: Recipe, stride: int, scale: float = 1.0) -> np.ndarray:
-    """Posteriors [n, labels] by the recipe's decision rule from scores [n, T, labels] (float with scale 1, or int8)."""
-    quantized = np.round(scores * 1024).astype(np.int32) if scores.dtype.kind == "f" else scores
-    scale = scale / 1024 if scores.dtype.kind == "f" else scale
-    decision = decision_of(recipe, stride)
-    is_keyword = np.array([label not in NOT_KEYWORDS for label in recipe.labels])
-    return np.stack([clip_posteriors(s, scale, decision, is_keyword) for s in quantized])
-
-
 def train(recipe: Recipe, data: Path, run: Path, cache: Path | None = None, log=print) -> dict:
     """Trains to the end (or resumes) and returns the last line of the history. Raises ConfigError, DataError."""
     settings, features = recipe.train, recipe.features
@@ -169,8 +154,8 @@ def train(recipe: Recipe, data: Path, run: Path, cache: Path | None = None, log=
 
         trained = model.get_weights()
         model.set_weights([v.numpy() for v in average])
-        p = predictions(scores_of(model, tune_codes), recipe, module.STRIDE)
-        accuracy = float(np.mean(p.argmax(axis=1) == tune_labels))
+        predicted = predictions(scores_of(model, tune_codes), recipe, module.STRIDE)
+        accuracy = float(np.mean(predicted == tune_labels))
         if accuracy >= float(best):
             best.assign(accuracy)
             save_weights(run / "weights.npz", model)

@@ -53,13 +53,14 @@ def quantize(arguments) -> int:
     say(f"calibrating on {arguments.calibration}")
     codes = representative_codes(recipe, arguments.calibration, is_dataset=False)
     say(f"converting {weights}")
-    model = convert(recipe, weights, codes)
+    converted = convert(recipe, weights, codes)
+    model = converted.model
     check_integer(model)
     say("comparing step with whole in every runtime")
     runs = run_everywhere(model, codes[:: max(1, len(codes) // 16)])
     parity = {other.runtime: lsb_histogram(runs[0], other) for other in runs[1:]}
     say("measuring accuracy")
-    report = measure(recipe, model, weights, arguments, zoo, parity, [r.runtime for r in runs])
+    report = measure(recipe, converted, weights, arguments, zoo, parity, [r.runtime for r in runs])
     write_report(out, recipe, model, report)
     for line in report["gate"]:
         say(f"{line['verdict']:4} {line['limit_name']}: {line['measured']} (limit {line['limit']})")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from concurrent.futures import ProcessPoolExecutor, TimeoutError
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -21,11 +22,31 @@ TIME_LIMIT_S = 600
 STEP_TOLERANCE = 1e-4  # float step against float whole, in logits
 
 
-def convert(recipe: Recipe, weights: Path, codes: np.ndarray) -> bytes:
-    """The flatbuffer of the recipe's step model, calibrated on int8 codes [n, T, width]. Raises VerificationError if
-    the converter dies, hangs, or the float step is not the float whole."""
+@dataclass(frozen=True)
+class Converted:
+    """An int8 step model and what its architecture says of it."""
+
+    model: bytes
+    stride: int  # frames per score
+    macs_per_second: int  # of audio
+
+
+def convert(recipe: Recipe, weights: Path, codes: np.ndarray) -> Converted:
+    """The recipe's step model, calibrated on int8 codes [n, T, width]. Raises VerificationError if the converter dies
+    or hangs, or if the float step is not the float whole."""
+    return _in_child(_convert, recipe, weights, codes)
+
+
+def float_scores(recipe: Recipe, weights: Path, codes: np.ndarray) -> np.ndarray:
+    """Logits float [n, T/stride, labels] of the float whole model on int8 codes [n, T, width]."""
+    return _in_child(_float_scores, recipe, weights, codes)
+
+
+def _in_child(work, *arguments):
+    """TensorFlow lives in child processes only: some models crash the converter, and tflite-runtime refuses to load a
+    model in a process that holds TensorFlow."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        future = pool.submit(_convert, recipe, weights, codes)
+        future = pool.submit(work, *arguments)
         try:
             return future.result(TIME_LIMIT_S)
         except TimeoutError:
@@ -36,7 +57,15 @@ def convert(recipe: Recipe, weights: Path, codes: np.ndarray) -> bytes:
             raise VerificationError("the converter crashed on this model; simplify the architecture.") from None
 
 
-def _convert(recipe: Recipe, weights: Path, codes: np.ndarray) -> bytes:
+def _float_scores(recipe: Recipe, weights: Path, codes: np.ndarray) -> np.ndarray:
+    from models.train import load_weights, make_model, scores_of
+
+    whole, _, _ = make_model(recipe)
+    load_weights(weights, whole)
+    return scores_of(whole, codes)
+
+
+def _convert(recipe: Recipe, weights: Path, codes: np.ndarray) -> Converted:
     from models.epochs import MODEL_SCALE
     from models.layers import build_step, tf
     from models.train import load_weights, make_model
@@ -80,7 +109,15 @@ def _convert(recipe: Recipe, weights: Path, codes: np.ndarray) -> bytes:
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = tf.int8
         converter._experimental_disable_per_channel_quantization_for_dense_layers = True
-        return converter.convert()
+        model = converter.convert()
+    return Converted(model, module.STRIDE, _macs_per_second(whole, recipe, module.STRIDE))
+
+
+def _macs_per_second(whole, recipe: Recipe, stride: int) -> int:
+    """Every weight of a convolution or dense layer multiplies once per score."""
+    weights = [layer.weights[0] for layer in whole.layers if layer.weights and "norm" not in layer.name]
+    scores_per_second = recipe.features.sample_rate_hz / recipe.features.hop_length / stride
+    return round(sum(int(np.prod(w.shape)) for w in weights) * scores_per_second)
 
 
 def _check_step_is_whole(whole, steps, clips: np.ndarray) -> None:

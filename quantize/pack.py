@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from models.epochs import requantization
-from models.layers import keras
 from models.recipe import Recipe
-from models.train import decision_of
+from models.decide import decision_of
 from models.waves import read_wave
 from toolkit import manifest as m
 from toolkit.bundle import Bundle, write_bundle
@@ -74,15 +73,6 @@ def pack(path: Path, recipe: Recipe, model: bytes, weights: Path, stride: int, m
         members[m.SCORES_ROLE + result.runtime] = (f"selftest_scores.{result.runtime}.s8", result.scores[0].tobytes())
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_bundle(path, document, members, key)
-
-
-def count_macs(model: keras.Model, frames_per_second: float, stride: int) -> int:
-    """Multiply-accumulates per second of audio of a `whole` model: every convolution runs once per score."""
-    per_score = 0
-    for layer in model.layers:
-        if isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)):
-            per_score += int(np.prod(layer.weights[0].shape))
-    return round(per_score * frames_per_second / stride)
 
 
 def _tensor(info) -> m.Tensor:

@@ -9,25 +9,23 @@ from pathlib import Path
 import numpy as np
 
 from models.data import load_dataset
+from models.decide import predictions
 from models.epochs import codes_of
 from models.evaluate import Result, accuracy_entry, evaluate_bundle, evaluate_stream, load_folder, result_of
 from models.recipe import Recipe
-from models.train import load_weights, make_model, predictions, scores_of
 from models.waves import load_waves
 from toolkit.config import dump_config
 from toolkit.signature import read_private_key
 
-from .pack import count_macs, pack
+from .convert import Converted, float_scores
+from .pack import pack
 
 
-def measure(recipe: Recipe, model: bytes, weights: Path, arguments, zoo: Path, parity: dict, runtimes: list[str]) -> dict:
+def measure(recipe: Recipe, converted: Converted, weights: Path, arguments, zoo: Path, parity: dict, runtimes: list[str]) -> dict:
     """Everything that the gate and the report need; writes the bundle beside them (under its final name only if the
     gate lets it, see write_report)."""
     rate, out = recipe.features.sample_rate_hz, arguments.out or Path("build/quantize") / recipe.name
-    whole, _, module = make_model(recipe)
-    load_weights(weights, whole)
-    frames_per_second = rate / recipe.features.hop_length
-    macs = count_macs(whole, frames_per_second, module.STRIDE)
+    model, macs = converted.model, converted.macs_per_second
     known = _known_accuracy(zoo / "accuracy.json", model)
     key = read_private_key(arguments.key) if arguments.key else None
     card = (zoo / "card.md").read_text() if (zoo / "card.md").exists() else f"# {recipe.name} {recipe.version}\n"
@@ -35,7 +33,7 @@ def measure(recipe: Recipe, model: bytes, weights: Path, arguments, zoo: Path, p
     scene = Path(__file__).parents[1] / "models" / "samples" / "scene.wav"
 
     def bundle_with(accuracy: list[dict]):
-        return pack(out / f"{recipe.name}.new.eab", recipe, model, weights, module.STRIDE, macs, scene, accuracy, licences, card, key)
+        return pack(out / f"{recipe.name}.new.eab", recipe, model, weights, converted.stride, macs, scene, accuracy, licences, card, key)
 
     bundle = bundle_with(known)
     waves, truth = load_folder(arguments.evaluation, recipe.labels, recipe.data.clip_s, rate)
@@ -47,14 +45,14 @@ def measure(recipe: Recipe, model: bytes, weights: Path, arguments, zoo: Path, p
         "ops": list(bundle.manifest.model.ops),
         "runtimes": runtimes,
         "parity_lsb": parity,
-        "embedded": _float_and_int8(recipe, whole, module.STRIDE, bundle, waves, truth),
+        "embedded": _float_and_int8(recipe, weights, converted.stride, bundle, waves, truth),
         "report": None,
     }
     if arguments.data:
         dataset = load_dataset(arguments.data, recipe.data, rate)
         clips = dataset.clips("report")
         waves = load_waves(clips, recipe.data.clip_s, rate)
-        report["report"] = _float_and_int8(recipe, whole, module.STRIDE, bundle, waves, dataset.classes(clips))
+        report["report"] = _float_and_int8(recipe, weights, converted.stride, bundle, waves, dataset.classes(clips))
         report["stream"] = evaluate_stream(bundle, dataset, "report")
         result = evaluate_bundle(bundle, waves, dataset.classes(clips))
         known = [accuracy_entry(result, recipe, arguments.data.name, "report")]
@@ -104,9 +102,9 @@ def write_report(out: Path, recipe: Recipe, model: bytes, report: dict) -> None:
         new.unlink()
 
 
-def _float_and_int8(recipe: Recipe, whole, stride: int, bundle, waves: np.ndarray, truth: np.ndarray) -> dict:
+def _float_and_int8(recipe: Recipe, weights: Path, stride: int, bundle, waves: np.ndarray, truth: np.ndarray) -> dict:
     codes = codes_of(waves, recipe.features, recipe.decision.flush_frames * recipe.features.hop_length)
-    predicted = predictions(scores_of(whole, codes), recipe, stride).argmax(axis=1)
+    predicted = predictions(float_scores(recipe, weights, codes), recipe, stride)
     in_float: Result = result_of(recipe.labels, truth, predicted)
     return {"float": in_float.to_dict(), "int8": evaluate_bundle(bundle, waves, truth).to_dict()}
 

@@ -96,8 +96,8 @@ def test_constants_are_those_of_the_twin():
     header = (CORE / "ea_tables.h").read_text(encoding="ascii")
     constants = dict(re.findall(r"#define (EA_\w+) +(0x[0-9a-f]+|\d+)", header))
     assert {name: int(value, 0) for name, value in constants.items()} == {
-        "EA_TABLES_MAGIC": tables.MAGIC, "EA_ALGORITHM": tables.ALGORITHM, "EA_TABLES_HEADER_WORDS": tables.HEADER_WORDS,
-        "EA_LOG_SEGMENTS": tables.LOG_SEGMENTS}
+        "EA_TABLES_MAGIC": tables.MAGIC, "EA_ALGORITHM": tables.ALGORITHM,
+        "EA_TABLES_HEADER_WORDS": tables.HEADER_WORDS, "EA_LOG_SEGMENTS": tables.LOG_SEGMENTS}
 
 
 def test_the_built_core_is_not_older_than_its_sources(core):

@@ -10,7 +10,7 @@ import signals
 import twins
 
 from toolkit import features, native
-from toolkit.errors import ConfigError, MissingPartError
+from toolkit.errors import ConfigError, EdgeAudioError, MissingPartError
 from toolkit.features import FeatureConfig, FrontEnd, Requantization, make_tables
 from toolkit.tables import hz_to_mel
 
@@ -131,8 +131,8 @@ def test_log_mel_saturates_instead_of_wrapping():
 
 
 @CONFIGS
-@pytest.mark.parametrize("signal", ["speech", "quiet speech", "loud noise", "quiet noise", "one bit", "impulses", "tone",
-                                    "tone between bins", "quiet tone"])
+@pytest.mark.parametrize("signal", ["speech", "quiet speech", "loud noise", "quiet noise", "one bit", "impulses",
+                                    "tone", "tone between bins", "quiet tone"])
 def test_log_mel_is_the_definition(config, signal):
     """Every filter within 60 dB of the loudest of its frame, to 0.02 nat and half an output step. (Below that, filters
     see the rounding of a 15-bit window rather than their signal.)"""
@@ -233,6 +233,15 @@ def test_strided_and_read_only_samples(backend):
     tables, x = make_tables(FeatureConfig()), signals.noise(4000)
     x.flags.writeable = False
     assert np.array_equal(FrontEnd(tables, backend).process(x[::2]), FrontEnd(tables, backend).process(x[::2].copy()))
+
+
+@pytest.mark.parametrize("samples", [
+    np.full(480, 0.5, np.float32), np.full(480, 40000, np.int32), np.zeros((2, 480), np.int16), np.int16(3)],
+    ids=["float", "int32", "two channels", "scalar"])
+def test_samples_that_are_not_int16_mono_are_refused(backend, samples):
+    """Floats in -1 .. 1 would become silence, wide integers would wrap: never in silence."""
+    with pytest.raises(EdgeAudioError):
+        FrontEnd(make_tables(FeatureConfig()), backend).process(samples)
 
 
 def test_numpy_backend_works_without_the_core(monkeypatch):

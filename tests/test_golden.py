@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 
 import golden
 import numpy as np
 import pytest
 
 from toolkit.features import FeatureConfig, FrontEnd, Requantization, front_end_id, make_tables, parse_tables
+
+sys.path.insert(0, str(golden.FOLDER.parent / "arm"))
+import check_arm  # noqa: E402
 
 INDEX = golden.read_index()
 SIGNAL = golden.read_array("signal.s16", "<i2")
@@ -55,3 +60,24 @@ def test_front_end_id_of_the_released_models():
     assert front_end_id(config, make_tables(config)) == INDEX["cases"]["default"]["front_end_id"]
     blob = (golden.FOLDER / "default.tables").read_bytes()
     assert hashlib.sha256(make_tables(config).blob).hexdigest() == hashlib.sha256(blob).hexdigest()
+
+
+def test_the_program_for_arm_runs_here(compiler, tmp_path):
+    """`make check-arm` compiles the same program for four Arm targets."""
+    program = check_arm.build(tmp_path, compiler, [], [])
+    done = subprocess.run([str(program)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = check_arm.parse_report(done.stdout)
+    frames = sum(case["frames"] for case in INDEX["cases"].values())
+    assert report["frames"] == report["equal"] == frames and set(report["cases"]) == set(INDEX["cases"])
+
+
+def test_the_program_for_arm_sees_a_difference(compiler, tmp_path, monkeypatch):
+    right = check_arm.golden_header()
+    first = right.index("default_features[] = {") + len("default_features[] = {\n")
+    wrong = right[:first] + "12345" + right[right.index(",", first) :]
+    monkeypatch.setattr(check_arm, "golden_header", lambda: wrong)
+    done = subprocess.run([str(check_arm.build(tmp_path, compiler, [], []))], capture_output=True, text=True)
+    report = check_arm.parse_report(done.stdout)
+    assert done.returncode == 1 and report["cases"]["default"]["equal"] == 0
+    assert report["cases"]["mfcc"]["equal"] == report["cases"]["mfcc"]["frames"]

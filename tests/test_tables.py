@@ -161,7 +161,30 @@ def test_header_word_that_moves_the_arrays_is_refused(word, value):
         parse_tables(with_word(BLOB, word, value))
 
 
+@pytest.mark.parametrize("word, value", [
+    (3, 0), (5, 0), (5, -1), (5, 481), (9, -1), (9, 2), (10, 15), (10, 48), (11, -1), (11, 32768), (13, -1), (13, 16)])
+def test_header_word_out_of_range_is_refused(word, value):
+    """As the C core does: the sizes agree, yet no front end computes this (a hop of 0, an unknown spectrum)."""
+    with pytest.raises(UnsupportedError):
+        parse_tables(with_word(BLOB, word, value))
+
+
+@pytest.mark.parametrize("index, value", [(0, 300), (20, 3), (41, 258), (41, 65535)])
+def test_mel_segments_outside_of_the_spectrum_are_refused(index, value):
+    tables = make_tables(FeatureConfig())
+    first = tables.blob.index(tables.mel_segment_start.tobytes()) + 2 * index
+    with pytest.raises(UnsupportedError):
+        parse_tables(tables.blob[:first] + value.to_bytes(2, "little") + tables.blob[first + 2 :])
+
+
 # --- the id ---
+
+
+def test_equal_configs_have_one_id():
+    """60 and 60.0 Hz are one front end; numpy's integers come out of np.load and JSON readers."""
+    usual = FeatureConfig()
+    for same in (FeatureConfig(fmin_hz=60, fmax_hz=7600, pre_emphasis=0), FeatureConfig(n_fft=np.int64(512))):
+        assert same == usual and front_end_id(same, make_tables(same)) == front_end_id(usual, make_tables(usual))
 
 
 def test_id_is_that_of_config_and_tables():

@@ -9,18 +9,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import malformed_tables
 import numpy as np
 import pytest
 import signals
 import twins
 
 pytest.importorskip("hypothesis")
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from toolkit import native
 from toolkit.errors import UnsupportedError
-from toolkit.features import FeatureConfig, FrontEnd, Requantization, make_tables
+from toolkit.features import FeatureConfig, FrontEnd, Requantization, make_tables, parse_tables
 
 HERE = Path(__file__).parent
 CORE = HERE.parent / "toolkit" / "core"
@@ -123,9 +124,9 @@ def test_same_integers_with_other_tables(core):
     fronts = [FrontEnd(make_tables(config), "native") for config in configs]
     got = [[] for _ in configs]
     for block in np.split(x, range(160, 6000, 160)):
-        for front_end, frames in zip(fronts, got):
+        for front_end, frames in zip(fronts, got, strict=True):
             frames.append(front_end.process(block))
-    for config, frames in zip(configs, got):
+    for config, frames in zip(configs, got, strict=True):
         assert np.array_equal(np.concatenate(frames), FrontEnd(make_tables(config), "numpy").process(x))
 
 
@@ -141,6 +142,29 @@ def test_same_codes(core, multiplier, shift, zero_point):
 def test_requantization_out_of_range_is_refused(core, multiplier, shift):
     with pytest.raises(UnsupportedError, match="requantization"):
         native.requantize(np.zeros(3, np.int16), multiplier, shift, 0)
+
+
+@settings(max_examples=500)
+@given(st.floats(2.0**-8, 2.0**15), st.integers(-128, 127), st.integers(0, 15))
+@example(0.5 * (1 + 5e-11), 0, 0)  # the multiplier rounds up to 2**31
+def test_every_step_makes_a_requantization_that_both_accept(core, step_in_features, zero_point, bits):
+    requantization = Requantization.from_step(step_in_features * 2.0**-bits, zero_point, bits)
+    assert 1 << 30 <= requantization.multiplier < 1 << 31
+    features = np.arange(-32768, 32768, 101).astype(np.int16)
+    assert np.array_equal(requantization.apply(features), requantization.apply_numpy(features))
+
+
+def test_a_named_core_that_is_not_there_is_an_error(tmp_path):
+    """EDGE_AUDIO_CORE=typo must not quietly mean "without C"; an empty one means the usual place."""
+    program = "from toolkit import native; print(native.library() is not None)"
+    results = {}
+    for value in (str(tmp_path / "typo.so"), ""):
+        done = subprocess.run([sys.executable, "-c", program], env={**os.environ, "EDGE_AUDIO_CORE": value},
+                              capture_output=True, text=True, cwd=HERE.parent)
+        results[value] = (done.returncode, done.stdout.strip(), done.stderr.strip().split("\n")[-1])
+    code, _, message = results[str(tmp_path / "typo.so")]
+    assert code == 1 and "MissingPartError" in message and "typo.so" in message, results
+    assert results[""][0] == 0, results
 
 
 # --- other builds of the same sources ---
@@ -170,6 +194,24 @@ def test_checked_build_stops_at_an_overflow(build):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
         assert (done.stdout == "ran\n") == ran, done.stderr
         assert (done.returncode < 0) == (not ran), done.stderr
+
+
+def test_numpy_and_c_accept_the_same_tables(core):
+    """What one refuses, the other must not run: a bundle is usable or not, whatever the machine has."""
+    rng = np.random.Generator(np.random.PCG64(11))
+    accepted = 0
+    for _ in range(3000):
+        blob = malformed_tables.hostile_header(rng)
+        try:
+            parse_tables(blob)
+            in_python = True
+        except UnsupportedError:
+            in_python = False
+        in_c = malformed_tables.run(blob, np.zeros(300, np.int16))
+        header = np.frombuffer(blob[: len(blob) // 4 * 4][:64], "<i4").tolist()
+        assert in_python == in_c, f"numpy {in_python}, C {in_c}: {len(blob)} bytes, header {header}"
+        accepted += in_c
+    assert 100 < accepted < 2900
 
 
 @pytest.mark.parametrize("name, kind, n", [("sanitized", "header", 6000), ("address sanitized", "body", 1000)])

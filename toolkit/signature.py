@@ -223,3 +223,8 @@ def _library() -> _Nacl | _Cryptography:
         except ImportError:
             continue
     raise MissingPartError("neither PyNaCl nor cryptography is installed; install PyNaCl")
+
+
+def library_name() -> str:
+    """What checks signatures here; MissingPartError without a library."""
+    return {_Nacl: "PyNaCl", _Cryptography: "cryptography"}[type(_library())]

@@ -1,0 +1,88 @@
+# Edge audio toolkit. `make help` is the table of contents.
+PYTHON ?= python3
+CC ?= gcc
+RECIPE ?= models/recipes/kws.yaml
+CORE := toolkit/core/libea.so
+CORE_FLAGS := -std=c99 -O3 -fPIC -shared -Wall -Wextra -Wconversion -Wshadow -Werror
+DEVICE := .venv
+HOST := .venv-host
+LITERT := .venv-litert
+# The newest Python beside tflite-runtime's last one; used for the second runtime and numpy 2.
+PYTHON_LITERT ?= $(PYTHON)
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(DEVICE)/ready core ## the device environment (runtime only) and the C core
+
+demo: setup ## stream the shipped sample scene through the shipped keyword bundle, and draw it
+	@mkdir -p build
+	$(DEVICE)/bin/edge-audio run kws models/samples/scene.wav
+	$(DEVICE)/bin/edge-audio plot kws models/samples/scene.wav build/scene.png
+
+check: setup $(HOST)/ready $(LITERT)/ready ## every test, under both runtimes and both numpy generations (STRICT=1: no skips)
+	$(HOST)/bin/python -m pytest -q
+	$(LITERT)/bin/python -m pytest -q $(TOOLKIT_TESTS)
+
+core: $(CORE) ## compile the C core
+
+$(CORE): $(wildcard toolkit/core/*.c toolkit/core/*.h)
+	@command -v $(CC) >/dev/null || { echo "no C compiler ($(CC)): sudo apt install gcc libc6-dev" >&2; exit 1; }
+	$(CC) $(CORE_FLAGS) -o $@.new toolkit/core/*.c && mv $@.new $@
+
+train: $(HOST)/ready ## train RECIPE on DATA=DIR
+	@test -n "$(DATA)" || { echo "make train needs DATA=DIR, the root of a data set; python -m models fetch speech_commands gets one" >&2; exit 2; }
+	$(HOST)/bin/python -m models train $(RECIPE) --data $(DATA)
+
+quantize: core $(HOST)/ready ## int8 bundle of RECIPE, verified and within its budgets (DATA=DIR: measured on that data set)
+	$(HOST)/bin/python -m quantize $(RECIPE) $(if $(DATA),--data $(DATA))
+
+bench: core $(HOST)/ready $(HOST)/bench ## cost of the front end beside its peers, and of the runtime
+	$(HOST)/bin/python tests/bench/front_end.py
+	$(DEVICE)/bin/edge-audio bench kws
+
+golden: core $(HOST)/ready ## rewrite the golden vectors; check fails on any difference
+	$(HOST)/bin/python tests/golden.py
+
+check-arm: ## the same integers on aarch64, armv7, Cortex-M4 and M55 under qemu
+	$(PYTHON) tests/arm/check_arm.py
+
+lint: $(HOST)/ready ## ruff
+	$(HOST)/bin/python -m ruff check .
+
+wheels: $(HOST)/ready ## the wheel of this platform, in dist/
+	$(HOST)/bin/python -m pip wheel -q --no-deps --no-build-isolation -w dist .
+
+clean: ## all that make made, environments included
+	rm -rf $(DEVICE) $(HOST) $(LITERT) build dist *.egg-info $(CORE)
+
+# --- environments ---------------------------------------------------------------------------------
+# Tests of toolkit/ alone, which also run without TensorFlow.
+TOOLKIT_TESTS = $(filter-out $(HOST_TESTS),$(wildcard tests/test_*.py))
+HOST_TESTS := $(shell grep -lE '^(import|from) (models|quantize)|importorskip\("(tensorflow|scipy|pooch)' tests/test_*.py 2>/dev/null)
+VENV_HINT := cannot make a Python environment: sudo apt install python3-venv
+
+define venv
+	@$(1) -m venv $(2) || { echo "$(VENV_HINT)" >&2; exit 1; }
+	@$(2)/bin/python -m pip install -q --disable-pip-version-check $(3)
+	@touch $(2)/ready
+endef
+
+$(DEVICE)/ready: pyproject.toml setup.py | $(CORE)
+	@echo "setting up $(DEVICE) (about 20 s)" >&2
+	$(call venv,$(PYTHON),$(DEVICE),"setuptools>=68" && EDGE_AUDIO_SKIP_CORE=1 $(DEVICE)/bin/python -m pip install -q --disable-pip-version-check -e ".[all]")
+
+$(HOST)/ready: requirements-host.txt
+	@echo "setting up $(HOST) with TensorFlow (2.5 GB, some minutes)" >&2
+	$(call venv,$(PYTHON),$(HOST),-r requirements-host.txt)
+
+$(LITERT)/ready: requirements-litert.txt
+	@echo "setting up $(LITERT)" >&2
+	$(call venv,$(PYTHON_LITERT),$(LITERT),-r requirements-litert.txt)
+
+$(HOST)/bench: $(HOST)/ready
+	@$(HOST)/bin/python -m pip install -q --disable-pip-version-check pymicro-features python_speech_features librosa
+	@touch $@
+
+.PHONY: help setup demo check core train quantize bench golden check-arm lint wheels clean
+.DEFAULT_GOAL := help

@@ -1,0 +1,60 @@
+"""A picture of what a bundle heard: waveform, features, posteriors and detections over time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from .bundle import Bundle
+from .errors import AudioFileError, MissingPartError, UsageError
+from .kws import NOT_KEYWORDS, posteriors, window_sums
+from .stream import BundleStage, Detection, make_front_end
+
+
+def plot(bundle: Bundle, samples: np.ndarray, output: Path) -> list[Detection]:
+    """Writes a PNG of int16 samples [n] as the bundle sees them and returns the detections drawn in it."""
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+    except ImportError:
+        raise MissingPartError("matplotlib is not installed, which `plot` draws with; install it: pip install matplotlib.") from None
+
+    front_end, stage = make_front_end(bundle), BundleStage(bundle)
+    rate, hop = front_end.tables.sample_rate_hz, front_end.tables.hop_length
+    features = front_end.process(samples)
+    if len(features) < stage.model.frames_per_step:
+        raise AudioFileError(f"the recording has {len(samples)} samples, too few for one decision; give at least 0.1 s.")
+    scores = stage.scores(features)
+    decision, labels = bundle.manifest.decision, bundle.manifest.labels
+    p = posteriors(window_sums(scores, decision.window_frames), stage.model.output.scale, decision.window_frames)
+    stage.reset()
+    detections = stage.process(features)
+
+    seconds = len(samples) / rate
+    figure, (wave, image, curve) = plt.subplots(3, 1, figsize=(11, 7), sharex=True, layout="constrained")
+    wave.plot(np.arange(len(samples)) / rate, samples / 32768, linewidth=0.4, color="0.3")
+    wave.set(ylabel="amplitude", title=f"{bundle.manifest.name} {bundle.manifest.version}")
+    nat = features.T / 2.0**front_end.tables.output_fraction_bits
+    image.imshow(nat, origin="lower", aspect="auto", extent=(0, len(features) * hop / rate, 0, features.shape[1]), cmap="magma")
+    image.set(ylabel="mel band" if front_end.tables.n_mfcc == 0 else "coefficient")
+    time = (np.arange(len(p)) * stage.stride * hop + front_end.tables.win_length) / rate
+    for i, label in enumerate(labels):
+        if label not in NOT_KEYWORDS:
+            curve.plot(time, p[:, i], label=label, linewidth=1)
+    curve.axhline(decision.threshold, color="0.6", linestyle=":", linewidth=1)
+    curve.set(ylabel="posterior", xlabel="time / s", ylim=(0, 1.05), xlim=(0, seconds))
+    curve.legend(loc="upper right", ncols=4, fontsize=8)
+    for detection in detections:
+        for axes in (wave, curve):
+            axes.axvline(detection.time, color="tab:red", linewidth=0.8)
+        wave.text(detection.time, 0.95, detection.label, transform=wave.get_xaxis_transform(), color="tab:red", ha="right", va="top", rotation=90)
+    try:
+        figure.savefig(output, dpi=100)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{output} cannot be written ({error}).") from None
+    finally:
+        plt.close(figure)
+    return detections
