@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import json
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,7 @@ def load_weights(path: Path, model: keras.Model) -> None:
     try:
         with np.load(path, allow_pickle=False) as data:
             values = {name: data[name] for name in data.files}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ConfigError(f"{path} holds no weights that can be read ({error}).") from None
     names = [v.name.removesuffix(":0") for v in model.weights]
     wrong = [n for n, v in zip(names, model.weights) if n not in values or values[n].shape != tuple(v.shape)]

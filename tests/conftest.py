@@ -30,9 +30,10 @@ else:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """As if -rs were given: the summary names the reason of each skip."""
-    if not set(config.option.reportchars) & set("saA"):
-        config.option.reportchars += "s"
+    """As if -rfEs were given: the summary names each failure, and the reason of each skip."""
+    chars = config.option.reportchars
+    if not set(chars) & set("aAN"):
+        config.option.reportchars = chars + "".join(char for char in "fEs" if char not in chars)
 
 
 def pytest_report_header() -> list[str]:

@@ -22,7 +22,7 @@ CONFIGS = pytest.mark.parametrize("config", twins.CONFIGS.values(), ids=twins.CO
     ("pre_emphasis", -0.1), ("pre_emphasis", 1.0), ("pre_emphasis", math.nan), ("n_mels", 0), ("n_mels", 257),
     ("fmin_hz", -1.0), ("fmin_hz", 7600.0), ("fmin_hz", math.nan), ("fmax_hz", 8001.0), ("spectrum", "energy"),
     ("log_floor", 0.0), ("log_floor", math.inf), ("n_mfcc", -1), ("n_mfcc", 41), ("output_fraction_bits", -1),
-    ("output_fraction_bits", 16)])
+    ("output_fraction_bits", 16), ("n_fft", "512"), ("win_length", 480.5), ("fmin_hz", None), ("window", 3)])
 def test_config_out_of_range_is_one_sentence(field, value):
     with pytest.raises(ConfigError) as error:
         FeatureConfig(**{field: value})

@@ -12,7 +12,6 @@ import functools
 import importlib
 import os
 from dataclasses import dataclass
-from importlib import metadata
 
 import numpy as np
 
@@ -36,10 +35,7 @@ class TensorInfo:
     zero_point: int
 
 
-RUNTIMES = {  # distribution: module of the interpreter, in the order of preference
-    "tflite-runtime": "tflite_runtime.interpreter",
-    "ai-edge-litert": "ai_edge_litert.interpreter",
-}
+RUNTIMES = {"tflite-runtime": "tflite_runtime", "ai-edge-litert": "ai_edge_litert"}  # by preference: package
 
 
 @functools.cache
@@ -51,19 +47,26 @@ def _runtime():
     wanted = os.environ.get("EDGE_AUDIO_RUNTIME")
     if wanted and wanted not in RUNTIMES:
         raise UsageError(f"EDGE_AUDIO_RUNTIME is {wanted!r}; expected {' or '.join(RUNTIMES)}.")
+    unusable = []
     for name in [wanted] if wanted else RUNTIMES:
         try:
-            version = metadata.version(name)
-            if name == "tflite-runtime" and int(np.__version__.split(".")[0]) >= 2:
-                raise MissingPartError(f"tflite-runtime {version} cannot work with numpy {np.__version__}; install "
-                                       "`numpy<2`, or uninstall tflite-runtime and install ai-edge-litert.")
-            module = importlib.import_module(RUNTIMES[name])
-        except (ImportError, metadata.PackageNotFoundError):
-            continue
-        resolver = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-        options = {"num_threads": 1, "experimental_op_resolver_type": resolver}
-        return module.Interpreter, options, f"{name}-{'.'.join(version.split('.')[:2])}"
-    raise MissingPartError(f"no TFLite runtime is installed; install {wanted or 'tflite-runtime (Python up to 3.11) or ai-edge-litert'}.")
+            version = importlib.import_module(RUNTIMES[name]).__version__  # importlib.metadata would take 15 ms
+            if name == "tflite-runtime" and int(np.__version__.split(".")[0]) >= 2:  # its import would succeed
+                unusable.append(f"tflite-runtime {version} cannot work with numpy {np.__version__}, it needs `numpy<2`")
+                continue
+            module = importlib.import_module(f"{RUNTIMES[name]}.interpreter")
+        except ModuleNotFoundError as error:
+            if error.name == RUNTIMES[name]:
+                continue
+            unusable.append(f"{name} does not load ({error})")
+        except ImportError as error:  # made for another machine, or for an older C library
+            unusable.append(f"{name} does not load ({' '.join(str(error).split())})")
+        else:
+            resolver = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+            options = {"num_threads": 1, "experimental_op_resolver_type": resolver}
+            return module.Interpreter, options, f"{name}-{'.'.join(version.split('.')[:2])}"
+    reasons = "; ".join(unusable) or f"{wanted or 'no TFLite runtime'} is not installed"
+    raise MissingPartError(f"{reasons}; install {wanted or 'tflite-runtime (Python up to 3.11) or ai-edge-litert'}.")
 
 
 def runtime_name() -> str:
@@ -88,15 +91,17 @@ class StepModel:
             self._interpreter = make(model_content=bytes(model), **options)
             inputs, outputs = self._signature()
             if INPUT not in inputs or OUTPUT not in outputs:
-                raise UnsupportedError(f"the model has inputs {sorted(inputs)} and outputs {sorted(outputs)}; a step model "
-                                       f"has {INPUT!r} and {OUTPUT!r}.")
+                raise UnsupportedError(f"the model has inputs {sorted(inputs)} and outputs {sorted(outputs)}; "
+                                       f"a step model has {INPUT!r} and {OUTPUT!r}.")
             if frames is not None and frames != inputs[INPUT].shape[1]:
                 self._interpreter.resize_tensor_input(inputs[INPUT].index, (1, frames, inputs[INPUT].shape[2]))
             self._interpreter.allocate_tensors()
             inputs, outputs = self._signature()
         except (RuntimeError, ValueError) as error:
-            raise UnsupportedError(f"{self.runtime} cannot load the model: {' '.join(str(error).split())[:200]}.") from None
+            reason = " ".join(str(error).split())[:200]
+            raise UnsupportedError(f"{self.runtime} cannot load the model: {reason}.") from None
         self.input, self.output = inputs.pop(INPUT), outputs.pop(OUTPUT)
+        _check_form(self.input.shape, self.output.shape)
         self.states = tuple((tensor, outputs.get(name + OUT_SUFFIX)) for name, tensor in sorted(inputs.items()))
         _check_states(self.states, outputs)
         self.frames_per_step = self.input.shape[1]
@@ -124,7 +129,7 @@ class StepModel:
             out[i] = self._scores
             for entering, leaving, _ in self._rings:
                 entering[:] = leaving
-        self._waiting = codes[n_steps * step :]
+        self._waiting = codes[n_steps * step :].copy()  # the caller may use its memory again
         return out.reshape(-1, self._scores.shape[1])
 
     def state(self) -> list[np.ndarray]:
@@ -156,7 +161,15 @@ def _info(name: str, details: dict) -> TensorInfo:
     if details["dtype"] is not np.int8:
         raise UnsupportedError(f"the model's tensor {name!r} is {np.dtype(details['dtype'])}; all must be int8.")
     scale, zero_point = details["quantization"]
-    return TensorInfo(name, int(details["index"]), tuple(int(n) for n in details["shape"]), float(scale), int(zero_point))
+    shape = tuple(int(n) for n in details["shape"])
+    return TensorInfo(name, int(details["index"]), shape, float(scale), int(zero_point))
+
+
+def _check_form(entering: tuple[int, ...], leaving: tuple[int, ...]) -> None:
+    """frames [1, T, n] become scores [1, T / stride, labels]."""
+    if len(entering) != 3 or len(leaving) != 3 or entering[0] != 1 or leaving[0] != 1 or entering[1] % leaving[1]:
+        raise UnsupportedError(f"the model turns {INPUT} {entering} into {OUTPUT} {leaving}; a step model turns [1, T, n] "
+                               "into [1, T / stride, labels].")
 
 
 def _check_states(states, outputs) -> None:
@@ -166,7 +179,8 @@ def _check_states(states, outputs) -> None:
         if (entering.shape, entering.scale, entering.zero_point) != (leaving.shape, leaving.scale, leaving.zero_point):
             raise VerificationError(
                 f"the state {entering.name!r} enters as {entering.shape} scale {entering.scale} zero point "
-                f"{entering.zero_point} and leaves as {leaving.shape} {leaving.scale} {leaving.zero_point}; both must be equal."
+                f"{entering.zero_point} and leaves as {leaving.shape} {leaving.scale} {leaving.zero_point}; "
+                "both must be equal."
             )
     if len(outputs) != len(states):
         raise UnsupportedError(f"the model has {len(outputs)} state outputs for {len(states)} state inputs.")

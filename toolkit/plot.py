@@ -46,7 +46,7 @@ def plot(bundle: Bundle, samples: np.ndarray, output: Path) -> list[Detection]:
             curve.plot(time, p[:, i], label=label, linewidth=1)
     curve.axhline(decision.threshold, color="0.6", linestyle=":", linewidth=1)
     curve.set(ylabel="posterior", xlabel="time / s", ylim=(0, 1.05), xlim=(0, seconds))
-    curve.legend(loc="upper right", ncols=4, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=8, fontsize=8)
     for detection in detections:
         for axes in (wave, curve):
             axes.axvline(detection.time, color="tab:red", linewidth=0.8)
