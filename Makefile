@@ -22,7 +22,7 @@ demo: setup ## stream the shipped sample scene through the shipped keyword bundl
 
 check: setup $(HOST)/ready $(LITERT)/ready ## every test, under both runtimes and both numpy generations (STRICT=1: no skips)
 	$(HOST)/bin/python -m pytest -q
-	$(LITERT)/bin/python -m pytest -q $(TOOLKIT_TESTS)
+	$(LITERT)/bin/python -m pytest -q
 
 core: $(CORE) ## compile the C core
 
@@ -44,8 +44,9 @@ bench: core $(HOST)/ready $(HOST)/bench ## cost of the front end beside its peer
 golden: core $(HOST)/ready ## rewrite the golden vectors; check fails on any difference
 	$(HOST)/bin/python tests/golden.py
 
-check-arm: ## the same integers on aarch64, armv7, Cortex-M4 and M55 under qemu
-	$(PYTHON) tests/arm/check_arm.py
+check-arm: setup ## the same integers on aarch64, armv7, Cortex-M4 and M55 under qemu
+	$(DEVICE)/bin/python tests/arm/check_arm.py
+	$(DEVICE)/bin/python tests/arm/check_runtime.py
 
 lint: $(HOST)/ready ## ruff
 	$(HOST)/bin/python -m ruff check .
@@ -57,9 +58,6 @@ clean: ## all that make made, environments included
 	rm -rf $(DEVICE) $(HOST) $(LITERT) build dist *.egg-info $(CORE)
 
 # --- environments ---------------------------------------------------------------------------------
-# Tests of toolkit/ alone, which also run without TensorFlow.
-TOOLKIT_TESTS = $(filter-out $(HOST_TESTS),$(wildcard tests/test_*.py))
-HOST_TESTS := $(shell grep -lE '^(import|from) (models|quantize)|importorskip\("(tensorflow|scipy|pooch)' tests/test_*.py 2>/dev/null)
 VENV_HINT := cannot make a Python environment: sudo apt install python3-venv
 
 define venv

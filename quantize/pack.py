@@ -23,7 +23,7 @@ from toolkit.signature import PrivateKey
 from .verify import MAX_LSB, run_everywhere
 
 SELFTEST_S = 6.0
-TOOLS = ("tensorflow", "tf-keras", "tflite-runtime", "ai-edge-litert", "numpy", "edge-audio-toolkit")
+TOOLS = ("tensorflow", "tf-keras", "tflite-runtime", "ai-edge-litert", "numpy")
 
 
 def pack(path: Path, recipe: Recipe, model: bytes, weights: Path, stride: int, macs_per_second: int, selftest: Path,

@@ -6,6 +6,7 @@ work is done only where a strict run is green on a machine that has every part.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import sys
@@ -36,8 +37,17 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.reportchars = chars + "".join(char for char in "fEs" if char not in chars)
 
 
+# Tests of the host's folders; where TensorFlow is not installed (on a device, in .venv-litert) they do not belong to the run.
+HOST_TESTS = [f"test_{name}.py" for name in
+              ("augment", "data", "fetch", "layers", "oracle", "quantize", "recipe", "samples", "train")]
+collect_ignore = [] if importlib.util.find_spec("tensorflow") else HOST_TESTS
+
+
 def pytest_report_header() -> list[str]:
-    return ["strict: a skip is a failure (STRICT=1)"] if STRICT else []
+    lines = ["strict: a skip is a failure (STRICT=1)"] if STRICT else []
+    if collect_ignore:
+        lines.append(f"no TensorFlow here: the tests of toolkit/ and devices/, without {', '.join(collect_ignore)}")
+    return lines
 
 
 def _fail_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:

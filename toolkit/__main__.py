@@ -4,35 +4,45 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 from . import __version__
-from .errors import EdgeAudioError, MissingPartError, UsageError
+from .errors import AudioFileError, EdgeAudioError, MissingPartError, UsageError
 
 BLOCK_S = 0.02
+PROGRESS_S = 5.0
 POLICIES = ("require", "warn", "off")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit status: 0 done, 1 failed, 2 misused."""
-    arguments = parser().parse_args(argv)
+    """The exit status: 0 done, 1 failed, 2 misused; 130 for what Ctrl-C has cut short."""
     try:
+        arguments = parser().parse_args(argv)
         return arguments.run(arguments)
     except EdgeAudioError as error:
         say(str(error))
         return error.exit_code
     except BrokenPipeError:  # the reader of stdout has gone, as `| head` does
-        sys.stderr.close()
+        _discard_stdout()
         return 0
     except KeyboardInterrupt:
-        return 0
+        return 128 + signal.SIGINT
+
+
+class _Parser(argparse.ArgumentParser):
+    """Misuse is one sentence, as every other error."""
+
+    def error(self, message: str):
+        raise UsageError(f"{message}; see `{self.prog} --help`.")
 
 
 def parser() -> argparse.ArgumentParser:
     """All commands with their options."""
-    top = argparse.ArgumentParser(prog="edge-audio", description=__doc__)
+    top = _Parser(prog="edge-audio", description=__doc__)
     top.add_argument("--version", action="version", version=f"edge-audio {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -40,11 +50,12 @@ def parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help, description=help)
         sub.set_defaults(run=run)
         if bundles:
-            sub.add_argument("bundle", nargs=bundles, metavar="BUNDLE", help="path of a bundle or name of a released one")
-            sub.add_argument("--signature", choices=POLICIES, default="warn", help="what an unproven signature does (default: warn)")
+            sub.add_argument("bundle", nargs=bundles, metavar="BUNDLE", help="a bundle's path or a released one's name")
+            sub.add_argument("--signature", choices=POLICIES, default="warn",
+                             help="what becomes of a bundle whose signature is not proven (default: warn)")
         return sub
 
-    sub = command("run", run_files, "stream a recording, a folder, or - (raw s16le mono) through bundles; one JSON line per detection")
+    sub = command("run", run_files, "stream a recording, a folder or - (raw s16le): one JSON line per detection")
     sub.add_argument("input", metavar="INPUT")
     _stream_options(sub)
     sub = command("listen", run_listen, "the same from the microphone until stopped", bundles="*")
@@ -55,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command("classify", run_classify, "one decision per clip: one JSON line per file", bundles=1)
     sub.add_argument("input", nargs="+", metavar="PATH", help="files or folders")
     sub.add_argument("--channel", help="0, 1, ... or mix, for recordings with several channels")
-    sub = command("features", run_features, "the integer features of a recording as .npy, int16 [frames, width]", bundles=1)
+    sub = command("features", run_features, "the features of a recording: .npy, int16 [frames, width]", bundles=1)
     sub.add_argument("input", metavar="IN.wav")
     sub.add_argument("output", metavar="OUT.npy")
     sub.add_argument("--channel", help="0, 1, ... or mix")
@@ -81,6 +92,22 @@ def _stream_options(sub: argparse.ArgumentParser) -> None:
 def say(text: str) -> None:
     """One sentence for a person."""
     print(f"edge-audio: {text}", file=sys.stderr, flush=True)
+
+
+def emit(text: str) -> None:
+    """One line for a program. EdgeAudioError where it cannot be written."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a full disk
+        _discard_stdout()
+        raise EdgeAudioError(f"standard output cannot be written ({error.strerror}); free some space.") from None
+
+
+def _discard_stdout() -> None:
+    """So that Python does not try once more at its end to write what could not be written, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _load(sources: list[str], policy: str) -> list:
@@ -118,38 +145,70 @@ def _channel(text: str | None) -> int | str | None:
     return int(text)
 
 
+def _read(path, sample_rate_hz: int, channel: int | str | None):
+    """The whole recording, int16 [n]."""
+    from .audio import read_audio
+
+    samples, notices = read_audio(path, sample_rate_hz, channel)
+    for notice in notices:
+        say(notice)
+    return samples
+
+
+def _begin(arguments) -> None:
+    if arguments.format == "tsv":
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # file names as they are
+        emit("filename\tonset\toffset\tevent_label")
+
+
 def _write(arguments, detection, source: dict) -> None:
     if arguments.format == "tsv":
-        name = source.get("file", source.get("stream"))
-        print(name, f"{detection.time:.3f}", f"{detection.time:.3f}", detection.label, sep="\t", flush=True)
+        (name,) = source.values()
+        emit(f"{name}\t{detection.time:.3f}\t{detection.time:.3f}\t{detection.label}")
     else:
-        print(json.dumps({**source, **detection.to_dict()}), flush=True)
+        emit(json.dumps({**source, **detection.to_dict()}))
+
+
+def _each_file(paths: list, use) -> int:
+    """The exit status of use(path) for each; of several, one that cannot be used does not stop the others."""
+    failed, start = 0, time.monotonic()
+    told = start
+    for done, path in enumerate(paths):
+        now = time.monotonic()
+        if now - told > PROGRESS_S:
+            told = now
+            say(f"{done} of {len(paths)} files, about {(now - start) / done * (len(paths) - done):.0f} s left")
+        try:
+            use(path)
+        except (AudioFileError, MissingPartError) as error:
+            if len(paths) == 1:
+                raise
+            say(str(error))
+            failed += 1
+    if failed:
+        say(f"{failed} of {len(paths)} files could not be used.")
+    return 1 if failed else 0
 
 
 def run_files(arguments) -> int:
     from .audio import AudioFile, list_audio
 
     pipeline = _pipeline(arguments, files=True)
-    paths = ["-"] if arguments.input == "-" else list_audio(arguments.input)
-    failed = 0
-    for path in paths:
+    channel = _channel(arguments.channel)
+
+    def run(path) -> None:
         source = {"stream": "stdin"} if path == "-" else {"file": str(path)}
         pipeline.reset()
-        try:
-            with AudioFile(path, pipeline.sample_rate_hz, _channel(arguments.channel)) as audio:
-                for block in audio.blocks(round(BLOCK_S * pipeline.sample_rate_hz)):
-                    for detection in pipeline.process(block):
-                        _write(arguments, detection, source)
-                for notice in audio.notices:
-                    say(notice)
-        except EdgeAudioError as error:
-            if len(paths) == 1:
-                raise
-            say(str(error))  # the other files are still worth their lines
-            failed += 1
-    if failed:
-        say(f"{failed} of {len(paths)} files could not be used.")
-    return 1 if failed else 0
+        with AudioFile(path, pipeline.sample_rate_hz, channel) as audio:
+            for block in audio.blocks(round(BLOCK_S * pipeline.sample_rate_hz)):
+                for detection in pipeline.process(block):
+                    _write(arguments, detection, source)
+        for notice in audio.notices:
+            say(notice)
+
+    paths = ["-"] if arguments.input == "-" else list_audio(arguments.input)
+    _begin(arguments)
+    return _each_file(paths, run)
 
 
 def run_listen(arguments) -> int:
@@ -157,69 +216,62 @@ def run_listen(arguments) -> int:
 
     if arguments.list_devices:
         for device in list_devices():
-            print(json.dumps(device))
+            emit(json.dumps(device))
         return 0
     if not arguments.bundle:
         raise UsageError("listen needs a BUNDLE, for example `edge-audio listen kws`.")
+    if arguments.seconds is not None and not arguments.seconds > 0:
+        raise UsageError(f"--seconds is {arguments.seconds}, expected more than 0.")
+    channel = _channel(arguments.channel) or 0
+    if channel == "mix":
+        raise UsageError("--channel mix is for recordings; listen takes one channel: 0, 1, ...")
     pipeline = _pipeline(arguments, files=False)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    device = int(arguments.device) if arguments.device and arguments.device.isdecimal() else arguments.device
-    rate, channel = pipeline.sample_rate_hz, _channel(arguments.channel) or 0
+    rate = pipeline.sample_rate_hz
     heard, dropped = 0, 0
-    with Microphone(rate, round(BLOCK_S * rate), device, channel) as microphone:
-        say(f"listening to {microphone.device_name}; stop with Ctrl-C")
-        for notice in microphone.notices:
-            say(notice)
-        for block in microphone:
-            heard += len(block)
-            for detection in pipeline.process(block):
-                _write(arguments, detection, {"stream": microphone.device_name})
-            if microphone.dropped_blocks > dropped:
-                dropped = microphone.dropped_blocks
-                say(f"warning: this machine is too slow, {dropped} blocks were dropped so far")
-            if arguments.seconds is not None and heard >= arguments.seconds * rate:
-                break
+    try:
+        with Microphone(rate, round(BLOCK_S * rate), arguments.device, channel) as microphone:
+            say(f"listening to {microphone.device_name}; stop with Ctrl-C")
+            for notice in microphone.notices:
+                say(notice)
+            _begin(arguments)
+            for block in microphone:
+                heard += len(block)
+                for detection in pipeline.process(block):
+                    _write(arguments, detection, {"stream": microphone.device_name})
+                if microphone.dropped_blocks > dropped:
+                    dropped = microphone.dropped_blocks
+                    say(f"warning: this machine is too slow, {dropped} blocks were dropped so far")
+                if arguments.seconds is not None and heard >= arguments.seconds * rate:
+                    break
+    except KeyboardInterrupt:  # how one stops it
+        pass
     return 0
 
 
 def run_classify(arguments) -> int:
-    from .audio import list_audio, read_audio
+    from .audio import list_audio
 
     pipeline = _pipeline(arguments, files=True)
-    files, failed, done = [p for path in arguments.input for p in list_audio(path)], 0, 0
-    for path in files:
-        try:
-            samples, notices = read_audio(path, pipeline.sample_rate_hz, _channel(arguments.channel))
-        except EdgeAudioError as error:
-            say(str(error))
-            failed += 1
-            continue
-        for notice in notices:
-            say(notice)
-        scores = pipeline.classify(samples)[0]
+    channel = _channel(arguments.channel)
+
+    def classify(path) -> None:
+        samples = _read(path, pipeline.sample_rate_hz, channel)
+        scores = {label: round(score, 4) for label, score in pipeline.classify(samples)[0].items()}
         label, score = next(iter(scores.items()))
-        print(json.dumps({"file": str(path), "label": label, "score": round(score, 4), "scores": {k: round(v, 4) for k, v in scores.items()}}))
-        done += 1
-        if done % 1000 == 0:
-            say(f"{done} of {len(files)} clips")
-    if failed:
-        say(f"{failed} of {len(files)} files could not be used.")
-    return 1 if failed else 0
+        emit(json.dumps({"file": str(path), "label": label, "score": score, "scores": scores}))
+
+    return _each_file([file for path in arguments.input for file in list_audio(path)], classify)
 
 
 def run_features(arguments) -> int:
     import numpy as np
 
-    from .audio import read_audio
     from .stream import make_front_end
 
     bundle = _load(arguments.bundle, arguments.signature)[0]
     front_end = make_front_end(bundle)
-    rate = front_end.tables.sample_rate_hz
-    samples, notices = read_audio(arguments.input, rate, _channel(arguments.channel))
-    for notice in notices:
-        say(notice)
-    features = front_end.process(samples)
+    features = front_end.process(_read(arguments.input, front_end.tables.sample_rate_hz, _channel(arguments.channel)))
     output = Path(arguments.output)
     if output.suffix != ".npy":
         raise UsageError(f"{output} does not end in .npy, the format that is written.")
@@ -228,15 +280,18 @@ def run_features(arguments) -> int:
             np.save(file, features)
     except OSError as error:
         raise UsageError(f"{output} cannot be written ({error.strerror}).") from None
-    print(json.dumps({"file": arguments.input, "output": str(output), "frames": len(features), "width": features.shape[1],
-                      "fraction_bits": front_end.tables.output_fraction_bits, "front_end": bundle.manifest.front_end.id,
-                      "backend": front_end.backend}))
+    emit(json.dumps({
+        "file": arguments.input, "output": str(output), "frames": len(features), "width": features.shape[1],
+        "fraction_bits": front_end.tables.output_fraction_bits, "front_end": bundle.manifest.front_end.id,
+        "backend": front_end.backend,
+    }))
     return 0
 
 
 def run_info(arguments) -> int:
     bundle = _load(arguments.bundle, arguments.signature)[0]
-    print(json.dumps({"path": str(bundle.path), "sha256": bundle.sha256, "signed_by": bundle.signed_by, **bundle.manifest.to_dict()}, indent=1))
+    proof = {"path": str(bundle.path), "sha256": bundle.sha256, "signed_by": bundle.signed_by}
+    emit(json.dumps({**proof, **bundle.manifest.to_dict()}, indent=1))
     return 0
 
 
@@ -246,7 +301,7 @@ def run_selftest(arguments) -> int:
     passed = True
     for bundle in _load(arguments.bundle, arguments.signature):
         result = selftest(bundle)
-        print(json.dumps(result))
+        emit(json.dumps(result))
         if not result["passed"]:
             say(f"{bundle.path} fails its self-test: {result['reason']}.")
             passed = False
@@ -258,22 +313,18 @@ def run_bench(arguments) -> int:
 
     if not 1 <= arguments.seconds <= 3600:
         raise UsageError(f"--seconds is {arguments.seconds}, expected 1 to 3600.")
-    result = bench(_load(arguments.bundle, arguments.signature), arguments.seconds)
-    print(json.dumps(result))
+    emit(json.dumps(bench(_load(arguments.bundle, arguments.signature), arguments.seconds)))
     return 0
 
 
 def run_plot(arguments) -> int:
-    from .audio import read_audio
     from .plot import plot
+    from .stream import front_end_tables
 
     bundle = _load(arguments.bundle, arguments.signature)[0]
-    rate = bundle.manifest.front_end.config["sample_rate_hz"]
-    samples, notices = read_audio(arguments.input, rate, _channel(arguments.channel))
-    for notice in notices:
-        say(notice)
+    samples = _read(arguments.input, front_end_tables(bundle).sample_rate_hz, _channel(arguments.channel))
     detections = plot(bundle, samples, Path(arguments.output))
-    print(json.dumps({"file": arguments.input, "output": arguments.output, "detections": len(detections)}))
+    emit(json.dumps({"file": arguments.input, "output": arguments.output, "detections": len(detections)}))
     return 0
 
 
@@ -281,7 +332,7 @@ def run_doctor(arguments) -> int:
     from .doctor import doctor
 
     report = doctor()
-    print(json.dumps(report))
+    emit(json.dumps(report))
     for part in report["parts"]:
         print(f"  {'ok     ' if part['found'] else 'MISSING'} {part['name']}: {part['detail']}", file=sys.stderr)
     return 0 if all(part["found"] for part in report["parts"] if part["needed"]) else 1

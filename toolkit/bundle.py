@@ -10,7 +10,6 @@ and demands equality: no field is left that two zip readers could understand in 
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import re
@@ -241,6 +240,8 @@ def find_bundle(source: str | os.PathLike) -> Path:
 
 
 def _nearest(name: str, known: Iterable[str], second_name: str = "") -> str:
+    import difflib  # 1 ms and 0.3 MB for the way out alone
+
     known = sorted(known)
     for wanted in filter(None, (name, second_name)):
         if nearest := difflib.get_close_matches(wanted, known, n=1):

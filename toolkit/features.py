@@ -9,12 +9,13 @@ core (core/ea_frontend.h, loaded by native.py). tf.signal in float64 is the orac
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from . import native
-from .errors import MissingPartError
+from .errors import MissingPartError, UsageError
 from .fixedpoint import bit_length, rotate_quarter, round_shift, saturate, scale, sqrt
 from .tables import LOG_SEGMENTS, SPECTRA, FeatureConfig, Tables, front_end_id, make_tables, parse_tables
 
@@ -36,8 +37,8 @@ class Requantization:
     def from_step(cls, step: float, zero_point: int, output_fraction_bits: int) -> Requantization:
         """One code per `step` of the feature's unit (nat for log-mel), with a 31-bit multiplier."""
         ratio = 2.0**-output_fraction_bits / step
-        shift = 30 - int(np.floor(np.log2(ratio)))
-        return cls(int(round(ratio * 2.0**shift)), shift, zero_point)
+        mantissa, exponent = math.frexp(ratio)  # 0.5 <= mantissa < 1
+        return cls(min(round(mantissa * 2.0**31), 2**31 - 1), 31 - exponent, zero_point)
 
     def apply(self, features: np.ndarray) -> np.ndarray:
         """int8 codes of int16 features, any shape. C twin: ea_requantize."""
@@ -72,7 +73,11 @@ class FrontEnd:
         self._engine = native.NativeFrontEnd(tables) if backend == "native" else NumpyFrontEnd(tables)
 
     def process(self, samples: np.ndarray) -> np.ndarray:
-        """int16 samples [n] (Q0.15) -> int16 frames [m, width], m >= 0."""
+        """int16 samples [n] (Q0.15) -> int16 frames [m, width], m >= 0. UsageError for anything else: floats in -1 .. 1
+        would become silence."""
+        if getattr(samples, "dtype", None) != np.int16 or samples.ndim != 1:
+            kind = f"{getattr(samples, 'dtype', type(samples).__name__)} {list(np.shape(samples))}"
+            raise UsageError(f"the front end takes int16 samples [n], not {kind}; scale and mix down first.")
         return self._engine.process(samples)
 
     def reset(self) -> None:

@@ -168,8 +168,8 @@ def _info(name: str, details: dict) -> TensorInfo:
 def _check_form(entering: tuple[int, ...], leaving: tuple[int, ...]) -> None:
     """frames [1, T, n] become scores [1, T / stride, labels]."""
     if len(entering) != 3 or len(leaving) != 3 or entering[0] != 1 or leaving[0] != 1 or entering[1] % leaving[1]:
-        raise UnsupportedError(f"the model turns {INPUT} {entering} into {OUTPUT} {leaving}; a step model turns [1, T, n] "
-                               "into [1, T / stride, labels].")
+        raise UnsupportedError(f"the model turns {INPUT} {entering} into {OUTPUT} {leaving}; "
+                               "a step model turns [1, T, n] into [1, T / stride, labels].")
 
 
 def _check_states(states, outputs) -> None:

@@ -5,7 +5,7 @@ start count as nothing. The posterior is softmax(sum * scale / window_frames), r
 a platform's exp cannot flip a threshold.
 
 A stream reports a keyword when it is the best label and its posterior reaches `threshold`; then nothing for
-`refractory_frames`, and the same keyword again only after it has fallen below the threshold.
+`refractory_frames`, and the same keyword again only after its posterior has been below the threshold.
 A clip (rule "peak") is decided after the flush: of the windows that end at least window_frames + flush_frames after
 its start (for a clip no longer than the window: the last one), the one in which a keyword stands out most; the label is
 the best one there.
@@ -37,7 +37,7 @@ def posteriors(sums: np.ndarray, scale: float, window_frames: int) -> np.ndarray
 
 
 def clip_posteriors(scores: np.ndarray, scale: float, decision: Decision, is_keyword: np.ndarray) -> np.ndarray:
-    """The posteriors float64 [n] that decide a clip, from its scores [T, n] including the flush; is_keyword bool [n]."""
+    """The posteriors float64 [n] that decide a clip, from its scores [T, n], flush included; is_keyword bool [n]."""
     first = min(decision.window_frames + decision.flush_frames, len(scores))
     sums = window_sums(scores, decision.window_frames)[first - 1 :]
     candidates = posteriors(sums, scale, decision.window_frames)
@@ -71,8 +71,8 @@ class KeywordDetector:
         self._ring = np.zeros((self._decision.window_frames, len(self._labels)), np.int32)
         self._sums = np.zeros(len(self._labels), np.int32)
         self._frame = 0
-        self._quiet_until = 0  # first frame at which the next detection may come
-        self._armed_not = -1  # the label that was reported and has not yet fallen below the threshold
+        self._quiet_until = 0  # the first frame at which the next detection may come
+        self._held: int | None = None  # the label that was reported and has not yet been below the threshold
 
     def process(self, scores: np.ndarray) -> list[Keyword]:
         """int8 scores [m, n] -> the keywords detected in them, in order."""
@@ -83,15 +83,15 @@ class KeywordDetector:
             self._sums -= slot
             slot[:] = row
             best = int(self._sums.argmax())
-            score = self._posterior(best) if self._keyword[best] else 0.0
-            if score < self._threshold:
-                self._armed_not = -1
-            elif best != self._armed_not and self._frame >= self._quiet_until:
-                found.append(Keyword(self._labels[best], score, self._frame))
-                self._quiet_until = self._frame + self._decision.refractory_frames
-                self._armed_not = best
+            if self._keyword[best] or self._held is not None:  # else spare the exponentials
+                p = posteriors(self._sums, self._scale, self._decision.window_frames)
+                if self._held is not None and p[self._held] < self._threshold:
+                    self._held = None
+                if self._keyword[best] and p[best] >= self._threshold and self._may_report(best):
+                    found.append(Keyword(self._labels[best], float(p[best]), self._frame))
+                    self._quiet_until, self._held = self._frame + self._decision.refractory_frames, best
             self._frame += 1
         return found
 
-    def _posterior(self, label: int) -> float:
-        return float(posteriors(self._sums, self._scale, self._decision.window_frames)[label])
+    def _may_report(self, label: int) -> bool:
+        return label != self._held and self._frame >= self._quiet_until

@@ -27,8 +27,11 @@ EA_OK = 0
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The loaded core, or None where it is not built. MissingPartError if a file is there that cannot be loaded."""
-    path = Path(os.environ.get("EDGE_AUDIO_CORE", LIBRARY))
+    named = os.environ.get("EDGE_AUDIO_CORE")
+    path = Path(named or LIBRARY)
     if not path.exists():
+        if named:
+            raise MissingPartError(f"EDGE_AUDIO_CORE names {named}, which does not exist; build it or unset the variable.")
         return None
     try:
         lib = ctypes.CDLL(str(path))

@@ -15,30 +15,28 @@ from .stream import BundleStage, Detection, make_front_end
 def plot(bundle: Bundle, samples: np.ndarray, output: Path) -> list[Detection]:
     """Writes a PNG of int16 samples [n] as the bundle sees them and returns the detections drawn in it."""
     try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
+        from matplotlib.figure import Figure
     except ImportError:
-        raise MissingPartError("matplotlib is not installed, which `plot` draws with; install it: pip install matplotlib.") from None
+        raise MissingPartError("matplotlib, which draws, is not installed; `pip install matplotlib`.") from None
 
     front_end, stage = make_front_end(bundle), BundleStage(bundle)
     rate, hop = front_end.tables.sample_rate_hz, front_end.tables.hop_length
     features = front_end.process(samples)
     if len(features) < stage.model.frames_per_step:
-        raise AudioFileError(f"the recording has {len(samples)} samples, too few for one decision; give at least 0.1 s.")
+        raise AudioFileError(f"the recording has {len(samples)} samples, too few for a decision; give 0.1 s at least.")
     scores = stage.scores(features)
     decision, labels = bundle.manifest.decision, bundle.manifest.labels
     p = posteriors(window_sums(scores, decision.window_frames), stage.model.output.scale, decision.window_frames)
-    stage.reset()
-    detections = stage.process(features)
+    detections = stage.detect(scores)
 
     seconds = len(samples) / rate
-    figure, (wave, image, curve) = plt.subplots(3, 1, figsize=(11, 7), sharex=True, layout="constrained")
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    wave, image, curve = figure.subplots(3, 1, sharex=True)
     wave.plot(np.arange(len(samples)) / rate, samples / 32768, linewidth=0.4, color="0.3")
     wave.set(ylabel="amplitude", title=f"{bundle.manifest.name} {bundle.manifest.version}")
     nat = features.T / 2.0**front_end.tables.output_fraction_bits
-    image.imshow(nat, origin="lower", aspect="auto", extent=(0, len(features) * hop / rate, 0, features.shape[1]), cmap="magma")
+    extent = (0, len(features) * hop / rate, 0, features.shape[1])
+    image.imshow(nat, origin="lower", aspect="auto", extent=extent, cmap="magma")
     image.set(ylabel="mel band" if front_end.tables.n_mfcc == 0 else "coefficient")
     time = (np.arange(len(p)) * stage.stride * hop + front_end.tables.win_length) / rate
     for i, label in enumerate(labels):
@@ -50,11 +48,12 @@ def plot(bundle: Bundle, samples: np.ndarray, output: Path) -> list[Detection]:
     for detection in detections:
         for axes in (wave, curve):
             axes.axvline(detection.time, color="tab:red", linewidth=0.8)
-        wave.text(detection.time, 0.95, detection.label, transform=wave.get_xaxis_transform(), color="tab:red", ha="right", va="top", rotation=90)
+        wave.text(detection.time, 0.95, detection.label, transform=wave.get_xaxis_transform(), color="tab:red",
+                  ha="right", va="top", rotation=90, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
     try:
         figure.savefig(output, dpi=100)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise UsageError(f"{output} cannot be written ({error.strerror}).") from None
+    except ValueError as error:  # a suffix that matplotlib does not draw
         raise UsageError(f"{output} cannot be written ({error}).") from None
-    finally:
-        plt.close(figure)
     return detections

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .bundle import Bundle
-from .errors import UnsupportedError, UsageError
-from .features import FeatureConfig, FrontEnd, Requantization, front_end_id, parse_tables
+from .errors import ConfigError, UnsupportedError, UsageError
+from .features import FeatureConfig, FrontEnd, Requantization, Tables, front_end_id, parse_tables
 from .interpreter import OPS, StepModel
 from .kws import NOT_KEYWORDS, KeywordDetector, clip_posteriors
 
@@ -36,24 +36,27 @@ class Detection:
 
 
 class BundleStage:
-    """One bundle behind its front end: int16 features -> codes -> scores -> detections."""
+    """One bundle behind its front end: int16 features -> codes -> scores -> detections.
+
+    Raises UnsupportedError for a bundle of a task, operation, front end or model that this version does not run.
+    """
 
     def __init__(self, bundle: Bundle, threshold: float | None = None):
         manifest = bundle.manifest
         if manifest.task != "kws":
             raise UnsupportedError(f"{bundle.path} is for the task {manifest.task!r}; this version runs kws.")
+        if manifest.tap != "raw":
+            raise UnsupportedError(f"{bundle.path} listens to the tap {manifest.tap!r}; this version has only 'raw'.")
         unknown = sorted(set(manifest.model.ops) - OPS)
         if unknown:
             raise UnsupportedError(f"{bundle.path} needs the operation {unknown[0]}, which this version does not run.")
         self.manifest = manifest
+        self.tables = front_end_tables(bundle)
         self.requantize = Requantization(**manifest.model.requantize.__dict__)
         self.model = StepModel(bundle.members["model"])
-        _check_model(bundle, self.model)
+        _check_model(bundle, self.model, self.tables)
         self.stride = self.model.frames_per_step // self.model.output.shape[1]
         self.detector = KeywordDetector(manifest.labels, manifest.decision, self.model.output.scale, threshold)
-        config = manifest.front_end.config
-        self._seconds_per_frame = config["hop_length"] / config["sample_rate_hz"]
-        self._window_s = config["win_length"] / config["sample_rate_hz"]
 
     def reset(self) -> None:
         self.model.reset()
@@ -63,19 +66,22 @@ class BundleStage:
         """int16 features [m, n] -> int8 scores [k, labels]."""
         return self.model.process(self.requantize.apply(features))
 
-    def process(self, features: np.ndarray) -> list[Detection]:
-        """int16 features [m, n] -> what they complete."""
-        if len(features) == 0:
-            return []
+    def detect(self, scores: np.ndarray) -> list[Detection]:
+        """int8 scores [k, labels], the next ones of the stream -> what they complete."""
         manifest = self.manifest
         return [
             Detection(manifest.name, manifest.version, manifest.task, k.label, k.score, self._end_of(k.frame))
-            for k in self.detector.process(self.scores(features))
+            for k in self.detector.process(scores)
         ]
+
+    def process(self, features: np.ndarray) -> list[Detection]:
+        """int16 features [m, n], the next ones of the stream -> what they complete."""
+        return self.detect(self.scores(features)) if len(features) else []
 
     def _end_of(self, frame: int) -> float:
         """Seconds at the last sample that model output `frame` has seen."""
-        return ((frame + 1) * self.stride - 1) * self._seconds_per_frame + self._window_s
+        last_feature = (frame + 1) * self.stride - 1
+        return (last_feature * self.tables.hop_length + self.tables.win_length) / self.tables.sample_rate_hz
 
 
 class Pipeline:
@@ -93,13 +99,15 @@ class Pipeline:
             stage = BundleStage(bundle, threshold)
             identity = bundle.manifest.front_end.id
             if identity not in self._groups:
-                self._groups[identity] = (make_front_end(bundle, backend), [])
+                self._groups[identity] = (FrontEnd(stage.tables, backend), [])
             self._groups[identity][1].append(stage)
             self.stages.append(stage)
-        rates = {front_end.tables.sample_rate_hz for front_end, _ in self._groups.values()}
-        if len(rates) != 1:
-            raise UsageError(f"the bundles need different sample rates, {sorted(rates)} Hz; run them apart.")
-        self.sample_rate_hz = rates.pop()
+        rates = sorted({stage.tables.sample_rate_hz for stage in self.stages})
+        if not rates:
+            raise UsageError("a pipeline has no bundle; give it at least one.")
+        if len(rates) > 1:
+            raise UsageError(f"the bundles need different sample rates, {rates} Hz; run them apart.")
+        self.sample_rate_hz = rates[0]
 
     @property
     def backend(self) -> str:
@@ -114,24 +122,35 @@ class Pipeline:
                 stage.reset()
 
     def process(self, samples: np.ndarray) -> list[Detection]:
-        """int16 samples [n], a block of any size -> the detections that they complete."""
+        """int16 samples [n], a block of any size -> the detections that they complete, by time."""
+        _check_samples(samples)
         detections = []
         for front_end, stages in self._groups.values():
             features = front_end.process(samples)
             for stage in stages:
                 detections += stage.process(features)
-        return detections
+        return sorted(detections, key=lambda detection: detection.time)
 
     def classify(self, samples: np.ndarray) -> list[dict[str, float]]:
         """One clip, int16 [n], from the reset state -> per bundle the posterior of each label, best first."""
+        _check_samples(samples)
         self.reset()
         results = {}
         for front_end, stages in self._groups.values():
-            flush = max(s.manifest.decision.flush_frames * s.stride for s in stages) * front_end.tables.hop_length
-            features = front_end.process(np.concatenate([samples, np.zeros(flush, np.int16)]))
-            for stage in stages:
-                results[id(stage)] = _decide(stage, stage.scores(features))
+            hop, win = front_end.tables.hop_length, front_end.tables.win_length
+            flushes = [stage.manifest.decision.flush_frames * stage.stride * hop for stage in stages]
+            features = front_end.process(np.concatenate([samples, np.zeros(max(flushes), np.int16)]))
+            for stage, flush in zip(stages, flushes):  # each as if it were alone
+                n_frames = max(0, (len(samples) + flush - win) // hop + 1)
+                results[id(stage)] = _decide(stage, stage.scores(features[:n_frames]))
         return [results[id(stage)] for stage in self.stages]
+
+
+def _check_samples(samples: np.ndarray) -> None:
+    """Floats would become silence without a word."""
+    if samples.dtype != np.int16 or samples.ndim != 1:
+        raise UsageError(f"samples are {samples.dtype} {list(samples.shape)}, expected int16 [n] of one channel; "
+                         "toolkit.audio reads files so.")
 
 
 def _decide(stage: BundleStage, scores: np.ndarray) -> dict[str, float]:
@@ -143,24 +162,27 @@ def _decide(stage: BundleStage, scores: np.ndarray) -> dict[str, float]:
     return {labels[i]: float(p[i]) for i in np.argsort(-p, kind="stable")}
 
 
-def make_front_end(bundle: Bundle, backend: str | None = None) -> FrontEnd:
-    """The front end of a bundle, from the tables that it carries. UnsupportedError if they are not those of its id."""
+def front_end_tables(bundle: Bundle) -> Tables:
+    """The tables that a bundle carries. UnsupportedError if they are not those of its front-end id."""
     tables = parse_tables(bundle.members["tables"])
     described = bundle.manifest.front_end
     try:
-        config = FeatureConfig(**described.config)
-    except TypeError as error:
-        raise UnsupportedError(f"{bundle.path} describes a front end that this version does not know: {error}.") from None
-    if front_end_id(config, tables) != described.id:
-        raise UnsupportedError(
-            f"{bundle.path} names front end {described.id[:12]}, but its tables are of {front_end_id(config, tables)[:12]}; "
-            "it was made by another version of the toolkit."
-        )
-    return FrontEnd(tables, backend)
+        found = front_end_id(FeatureConfig(**described.config), tables)
+    except (TypeError, ConfigError) as error:
+        raise UnsupportedError(f"{bundle.path} needs a front end that this version does not know ({error}).") from None
+    if found != described.id:
+        raise UnsupportedError(f"{bundle.path} names front end {described.id[:12]}, its tables are of {found[:12]}; "
+                               "it was made by another version of the toolkit.")
+    return tables
 
 
-def _check_model(bundle: Bundle, model: StepModel) -> None:
-    """The flatbuffer must be what the manifest says of it."""
+def make_front_end(bundle: Bundle, backend: str | None = None) -> FrontEnd:
+    """The front end of a bundle, from the tables that it carries."""
+    return FrontEnd(front_end_tables(bundle), backend)
+
+
+def _check_model(bundle: Bundle, model: StepModel, tables: Tables) -> None:
+    """The flatbuffer must be what the manifest says of it, and take what the front end gives."""
     described = bundle.manifest.model
     states = {(s.input, s.output, s.shape, s.zero_point) for s in described.states}
     found = {(a.name, b.name, a.shape, a.zero_point) for a, b in model.states}
@@ -169,7 +191,10 @@ def _check_model(bundle: Bundle, model: StepModel) -> None:
         ("input zero point", described.input.zero_point, model.input.zero_point),
         ("output shape", described.output.shape, model.output.shape),
         ("output scale", np.float32(described.output.scale), np.float32(model.output.scale)),
-        ("states", states, found),
+        ("states", sorted(states - found), sorted(found - states)),
     ]:
         if expected != actual:
             raise UnsupportedError(f"{bundle.path}: the model's {what} is {actual}, the manifest says {expected}.")
+    if model.input.shape[2] != tables.width:
+        raise UnsupportedError(f"{bundle.path}: the front end gives {tables.width} values per frame, the model takes "
+                               f"{model.input.shape[2]}.")

@@ -13,6 +13,8 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from numbers import Integral, Real
+from typing import get_type_hints
 
 import numpy as np
 
@@ -21,9 +23,11 @@ from .errors import ConfigError, UnsupportedError
 ALGORITHM = 1  # raised by any change that changes an output integer; EA_ALGORITHM in core/ea_tables.h
 MAGIC = 0x54464145  # "EAFT"
 HEADER_WORDS = 16
+MAX_BLOB_BYTES = 1 << 20
 LOG_SEGMENTS = 128
 WINDOWS = ("hann", "hamming")
 SPECTRA = ("magnitude", "power")  # index = code in the blob
+_KINDS = {int: "an integer", float: "a number", str: "a text"}
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,12 @@ class FeatureConfig:
     output_fraction_bits: int = 11  # of the int16 output: Q4.11 holds +-16 nat; MFCC wants Q7.8
 
     def __post_init__(self):
+        for name, kind in get_type_hints(FeatureConfig).items():  # 60 and 60.0 Hz are one front end, with one id
+            value = getattr(self, name)
+            fits = isinstance(value, str if kind is str else Integral if kind is int else Real)
+            if not fits or isinstance(value, bool):
+                raise ConfigError(f"features.{name} is {value!r}; expected {_KINDS[kind]}.")
+            object.__setattr__(self, name, kind(value))
         expect = [
             ("sample_rate_hz", 1 <= self.sample_rate_hz <= 384000, "1 to 384000"),
             ("n_fft", 16 <= self.n_fft <= 4096 and self.n_fft & (self.n_fft - 1) == 0, "a power of two, 16 to 4096"),
@@ -58,6 +68,7 @@ class FeatureConfig:
             ("spectrum", self.spectrum in SPECTRA, " or ".join(SPECTRA)),
             ("log_floor", 1e-15 <= self.log_floor <= 1e3, "1e-15 to 1e3"),
             ("n_mfcc", 0 <= self.n_mfcc <= self.n_mels, f"0 to n_mels = {self.n_mels}"),
+            ("n_mels", self.n_mels > 1 or self.n_mfcc == 0, "2 or more with n_mfcc"),  # sqrt(2) is no Q0.15
             ("output_fraction_bits", 0 <= self.output_fraction_bits <= 15, "0 to 15"),
         ]
         for name, holds, expected in expect:
@@ -178,9 +189,12 @@ def _little(array: np.ndarray) -> bytes:
 
 def parse_tables(blob: bytes) -> Tables:
     """Tables from the bytes that a bundle carries; UnsupportedError if this version cannot run them."""
+    foreign = UnsupportedError(f"the front-end tables ({len(blob)} bytes) are not in this toolkit's format.")
+    if not 4 * HEADER_WORDS <= len(blob) <= MAX_BLOB_BYTES:
+        raise foreign
     header = np.frombuffer(blob[: 4 * HEADER_WORDS], "<i4")
-    if len(header) < HEADER_WORDS or header[0] != MAGIC or header[2] != len(blob):
-        raise UnsupportedError(f"the front-end tables ({len(blob)} bytes) are not in this toolkit's format.")
+    if header[0] != MAGIC or header[2] != len(blob):
+        raise foreign
     if header[1] != ALGORITHM:
         raise UnsupportedError(
             f"the front-end tables are for algorithm {header[1]}, this toolkit computes algorithm {ALGORITHM}; "
@@ -207,7 +221,34 @@ def parse_tables(blob: bytes) -> Tables:
         offset += size + -size % 4
     if offset != len(blob):
         raise UnsupportedError(f"the front-end tables have {len(blob) - offset} bytes too many.")
-    return Tables(blob, *fields, *arrays)
+    tables = Tables(blob, *fields, *arrays)
+    if not (_fields_are_sound(tables) and _segments_are_sound(tables)):
+        raise UnsupportedError("the front-end tables hold a field out of range.")
+    return tables
+
+
+def _fields_are_sound(t: Tables) -> bool:
+    """C twin: fields_are_sound in core/ea_tables.c."""
+    return (
+        1 <= t.sample_rate_hz <= 384000
+        and 16 <= t.n_fft <= 4096
+        and t.n_fft & (t.n_fft - 1) == 0
+        and 1 <= t.hop_length <= t.win_length <= t.n_fft
+        and 1 <= t.n_mels <= 256
+        and 0 <= t.n_mfcc <= t.n_mels
+        and 0 <= t.spectrum < len(SPECTRA)
+        and 16 <= t.spectrum_bits <= 47
+        and 0 <= t.pre_emphasis_q15 <= 32767
+        and 0 <= t.output_fraction_bits <= 15
+    )
+
+
+def _segments_are_sound(t: Tables) -> bool:
+    """In order, inside the spectrum, no filter so wide that its sum could leave 62 bits. C twin: segments_are_sound."""
+    start = t.mel_segment_start.astype(np.int64)
+    widest = max((start[2:] - start[:-2]).max(), start[-1] - start[-2])
+    return bool(np.all(np.diff(start) >= 0) and widest <= 1 << (62 - 15 - t.spectrum_bits)
+                and start[-1] <= t.n_fft // 2 + 1)
 
 
 def _twiddle_words(n: int) -> int:

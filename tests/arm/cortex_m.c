@@ -14,6 +14,7 @@
 #define SYST_CVR (*(volatile uint32_t *)0xE000E018u)
 #define SYST_MASK 0x00ffffffu
 #define PAINT 0xa5a5a5a5u
+#define SPARED_WORDS 16 /* of stack_paint itself; counted as used */
 #define CALIBRATION_LOOPS 100000u /* of two instructions */
 
 extern uint32_t data_load[], data_start[], data_end[], bss_start[], bss_end[], stack_bottom[], stack_top[];
@@ -58,7 +59,7 @@ uint32_t instructions_since(void)
 void stack_paint(void)
 {
     uint32_t *word;
-    painted_to = (uint32_t *)__builtin_frame_address(0) - 16;
+    painted_to = (uint32_t *)__builtin_frame_address(0) - SPARED_WORDS;
     for (word = stack_bottom; word < painted_to; word++)
         *word = PAINT;
 }
@@ -68,7 +69,7 @@ uint32_t stack_used(void)
     const uint32_t *word = stack_bottom;
     while (word < painted_to && *word == PAINT)
         word++;
-    return (uint32_t)((const uint8_t *)painted_to - (const uint8_t *)word);
+    return (uint32_t)((const uint8_t *)(painted_to + SPARED_WORDS) - (const uint8_t *)word);
 }
 
 /* newlib's exit asks for it; there are no destructors */

@@ -1,7 +1,9 @@
 #include "ea_dct.h"
 
 #include "ea_fixed.h"
+#include "ea_loops.h"
 
+EA_CLONES
 void ea_dct_apply(const ea_tables *tables, const int32_t *log_q24, int16_t *out)
 {
     const int16_t *row = tables->dct_q15;

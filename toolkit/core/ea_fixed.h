@@ -75,10 +75,16 @@ static inline int64_t ea_scale(int64_t x, int n)
     return n >= 0 ? ea_mul64(x, (int64_t)1 << n) : ea_round_shift(x, -n);
 }
 
-/* (a*c - b*s) * 2^-32 rounded half up: one component of a complex product with a Q1.30 twiddle, divided by 4. */
-static inline int32_t ea_rotate_quarter(int32_t a, int32_t c, int32_t b, int32_t s)
+/* ea_round_shift for 1 <= n <= 32 and a result that fits int32. The shift is unsigned: the bits that it brings in from
+ * the left are cut off again, and vector units have no arithmetic shift of 64 bits. */
+static inline int32_t ea_round_shift32(int64_t x, int n)
 {
-    return ea_narrow32(((int64_t)a * c - (int64_t)b * s + ((int64_t)1 << 31)) >> 32);
+    const int64_t sum = ea_add64(x, (int64_t)1 << (n - 1));
+#ifdef EA_CHECK
+    return ea_narrow32(sum >> n);
+#else
+    return (int32_t)((uint64_t)sum >> n);
+#endif
 }
 
 static inline int16_t ea_saturate16(int64_t x)
@@ -97,18 +103,23 @@ static inline int ea_bit_length(uint64_t x)
     return x == 0 ? 0 : 64 - __builtin_clzll(x);
 }
 
-/* floor(sqrt(x)) for x < 2^62: Newton from above, exact. */
+/* floor(sqrt(x)) for 0 <= x < 2^62. Each step doubles the number of right bits, so only the last one is a 64-bit
+ * division. M. Dickinson's method; its proof is in CPython, Modules/mathmodule.c, _approximate_isqrt. */
 static inline int64_t ea_sqrt(int64_t x)
 {
-    int64_t root, next;
-    if (x < 2)
-        return x;
-    next = (int64_t)1 << ((ea_bit_length((uint64_t)x) + 1) / 2);
-    do {
-        root = next;
-        next = (root + x / root) >> 1;
-    } while (next < root);
-    return root;
+    uint64_t normal, root;
+    uint32_t r;
+    int spread;
+    if (x == 0)
+        return 0;
+    spread = (64 - ea_bit_length((uint64_t)x)) / 2;
+    normal = (uint64_t)x << (2 * spread); /* 2^62 .. 2^64 - 1 */
+    r = 1 + (uint32_t)(normal >> 62);
+    r = (r << 1) + (uint32_t)(normal >> 59) / r;
+    r = (r << 3) + (uint32_t)(normal >> 53) / r;
+    r = (r << 7) + (uint32_t)(normal >> 41) / r;
+    root = (((uint64_t)r << 15) + (normal >> 17) / r) >> spread; /* the root, or one more */
+    return (int64_t)(root * root > (uint64_t)x ? root - 1 : root);
 }
 
 #endif

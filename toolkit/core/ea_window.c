@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "ea_fixed.h"
+#include "ea_loops.h"
 
 /* y[n] = x[n] - a x[n-1] in Q1.30: |y| <= 2^30 + 32767^2 + ... < 2^31, exact. */
 static int32_t emphasized(const int16_t *samples, int32_t i, int32_t pre_emphasis_q15)
@@ -56,6 +57,7 @@ static int window_plain(const ea_tables *t, const int16_t *samples, int32_t *eve
     return -(15 + 15 + shift);
 }
 
+EA_CLONES
 int ea_window_apply(const ea_tables *tables, const int16_t *samples, int32_t *even, int32_t *odd)
 {
     const int32_t n_even = (tables->win_length + 1) / 2, n_odd = tables->win_length / 2, n = tables->n_fft / 2;
