@@ -65,8 +65,9 @@ def _runtime():
             resolver = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
             options = {"num_threads": 1, "experimental_op_resolver_type": resolver}
             return module.Interpreter, options, f"{name}-{'.'.join(version.split('.')[:2])}"
-    reasons = "; ".join(unusable) or f"{wanted or 'no TFLite runtime'} is not installed"
-    raise MissingPartError(f"{reasons}; install {wanted or 'tflite-runtime (Python up to 3.11) or ai-edge-litert'}.")
+    missing = f"{wanted} is not installed" if wanted else "no TFLite runtime is installed"
+    way_out = wanted or "tflite-runtime (Python up to 3.11) or ai-edge-litert"
+    raise MissingPartError(f"{'; '.join(unusable) or missing}; install {way_out}.")
 
 
 def runtime_name() -> str:
