@@ -23,17 +23,17 @@ from enum import IntEnum
 import numpy as np
 import scipy.fft
 
+from models.noise import FULL_SCALE, NoiseSource, background, coloured_noise, db, mains_hum, to_float
 from models.recipe import SILENCE, UNKNOWN, AugmentSettings, Recipe
 from models.waves import TrainingAudio
 from models.waves import load_training_audio as load_training_audio  # part of this module for its callers
 
-FULL_SCALE = 32768.0  # int16 as Q0.15
 ACTIVE_FRAME_S = 0.02
 ROOMS = 200
 PIECE_TRIES = 4  # draws of a piece of read speech until one is louder than a pause
 PIECE_FLOOR = 1e-5  # mean square of a pause, full scale 1: -50 dB
 DIGITAL_SILENCE = 0.1  # of the silence class: zeros or a last bit that toggles
-COLOURED = 0.3  # of the silence class and of the noise: synthesized instead of recorded
+VARIED_SILENCE, VARIED_NOISE = 0.5, 0.15  # chance of each variation of the noise, alone and under speech
 CONTEXT_ZERO = 0.5  # of noisy examples: no noise before the clip, as after a reset
 FLUSH_ZERO = 0.5  # of noisy examples: no noise after the clip, as when a file is classified
 NOISE_COLOURS = (0.0, 1.0, 2.0)  # exponents of 1/f power: white, pink, brown
@@ -159,7 +159,7 @@ def make_example(
     """Example ``number`` of a plan, int16[canvas.total]."""
     canvas, source = banks.canvas, plan.source[number]
     if source == Source.SILENCE:
-        sound = background(audio, banks, rng) * db(rng.uniform(*settings.silence_level_db))
+        sound = background(_noise_of(audio, banks), canvas.total, rng, VARIED_SILENCE) * db(rng.uniform(*settings.silence_level_db))
         if rng.random() < DIGITAL_SILENCE:
             sound = rng.integers(-1, 2, canvas.total) / FULL_SCALE if rng.random() < 0.5 else np.zeros(canvas.total)
             sound = sound.astype(np.float32)
@@ -177,7 +177,7 @@ def make_example(
     if rng.random() < settings.reverb_probability:
         sound = in_room(sound, banks, int(rng.integers(len(banks.rooms))))
     if rng.random() < settings.noise_probability:
-        noise = background(audio, banks, rng) * (level / db(rng.uniform(*settings.noise_snr_db)))
+        noise = background(_noise_of(audio, banks), canvas.total, rng, VARIED_NOISE) * (level / db(rng.uniform(*settings.noise_snr_db)))
         if rng.random() < CONTEXT_ZERO:
             noise[: canvas.context] = 0
         if rng.random() < FLUSH_ZERO:
@@ -263,22 +263,6 @@ def in_room(sound: np.ndarray, banks: Banks, room: int) -> np.ndarray:
     return scipy.fft.irfft(spectrum, banks.n_fft)[: len(sound)]
 
 
-def background(audio: TrainingAudio, banks: Banks, rng: np.random.Generator) -> np.ndarray:
-    """A stretch of recorded or synthesized noise, float32[canvas.total], mean square 1; zeros of a silent recording."""
-    total = banks.canvas.total
-    if not audio.backgrounds or rng.random() < COLOURED:
-        noise = banks.noises[rng.integers(len(banks.noises))]
-        start = int(rng.integers(len(noise) - total))
-        return noise[start : start + total].copy()
-    recording = audio.backgrounds[rng.integers(len(audio.backgrounds))]
-    start = int(rng.integers(max(1, len(recording) - total + 1)))
-    noise = to_float(recording[start : start + total])
-    if len(noise) < total:
-        noise = np.resize(noise, total)
-    power = float(noise @ noise) / total
-    return noise * np.float32(1 / np.sqrt(power)) if power > 1e-10 else np.zeros(total, np.float32)
-
-
 def active_level(clip: np.ndarray, sample_rate_hz: int) -> float:
     """Root mean square over frames of 20 ms within 20 dB of the loudest: speech without its pauses (as ITU-T P.56)."""
     length = round(ACTIVE_FRAME_S * sample_rate_hz)
@@ -302,23 +286,6 @@ def room_response(rng: np.random.Generator, rt60_s: float, sample_rate_hz: int) 
     response = tail * (db(-rng.uniform(0, 15)) / np.sqrt(energy)) if energy else tail
     response[0] = 1.0
     return response
-
-
-def coloured_noise(rng: np.random.Generator, length: int, exponent: float) -> np.ndarray:
-    """Gaussian noise with power 1 / f ** exponent, float32[length], mean square 1."""
-    spectrum = scipy.fft.rfft(rng.standard_normal(length))
-    frequency = np.arange(len(spectrum), dtype=float)
-    frequency[: max(1, length // 800)] = max(1, length // 800)  # flat below 20 Hz at 16 kHz
-    noise = scipy.fft.irfft(spectrum * frequency ** (-exponent / 2), length)
-    return (noise / np.sqrt(np.mean(noise**2))).astype(np.float32)
-
-
-def mains_hum(rng: np.random.Generator, length: int, sample_rate_hz: int, hum_hz: float) -> np.ndarray:
-    """Mains hum with harmonics that fall by 6 dB per doubling and a little hiss, float32[length], mean square 1."""
-    time = np.arange(length) / sample_rate_hz
-    hum = sum(np.sin(2 * np.pi * (k * hum_hz * time + rng.random())) / k for k in range(1, 16))
-    hum = hum + 0.02 * rng.standard_normal(length)
-    return (hum / np.sqrt(np.mean(hum**2))).astype(np.float32)
 
 
 def specaugment(codes: np.ndarray, settings: AugmentSettings, rng: np.random.Generator, fill: float) -> np.ndarray:
@@ -361,19 +328,13 @@ def mixup(
     ]
 
 
-def db(value: float) -> np.float32:
-    """Decibels as a factor of amplitude."""
-    return np.float32(10.0 ** (value / 20))
-
-
-def to_float(wave: np.ndarray) -> np.ndarray:
-    """int16 -> float32, full scale 1."""
-    return wave.astype(np.float32) * np.float32(1 / FULL_SCALE)
-
-
 def to_int16(sound: np.ndarray) -> np.ndarray:
     """float32, full scale 1 -> int16, rounded to nearest even and saturated."""
     return np.clip(np.rint(sound * np.float32(FULL_SCALE)), -32768, 32767).astype(np.int16)
+
+
+def _noise_of(audio: TrainingAudio, banks: Banks) -> NoiseSource:
+    return NoiseSource(audio.backgrounds, banks.noises, audio.sample_rate_hz)
 
 
 def _unknown_sources(count: int, others: int, negatives: int) -> dict[Source, int]:

@@ -62,12 +62,15 @@ def result_of(labels: tuple[str, ...], truth: np.ndarray, predicted: np.ndarray)
     return Result(labels, confusion)
 
 
+def predict(bundle: Bundle, waves: np.ndarray) -> np.ndarray:
+    """Class index [n] of clips int16 [n, samples] through the device's own path, one by one from the reset state."""
+    pipeline, labels = Pipeline([bundle]), bundle.manifest.labels
+    return np.array([labels.index(next(iter(pipeline.classify(wave)[0]))) for wave in waves])
+
+
 def evaluate_bundle(bundle: Bundle, waves: np.ndarray, truth: np.ndarray) -> Result:
-    """Clips int16 [n, samples] through the device's own path (Pipeline.classify), one by one from the reset state."""
-    pipeline = Pipeline([bundle])
-    labels = bundle.manifest.labels
-    predicted = [labels.index(next(iter(pipeline.classify(wave)[0]))) for wave in waves]
-    return result_of(labels, truth, np.array(predicted))
+    """Accuracy of a bundle on clips int16 [n, samples] of classes truth [n]."""
+    return result_of(bundle.manifest.labels, truth, predict(bundle, waves))
 
 
 def evaluate_stream(bundle: Bundle, dataset: Dataset, split: str, seed: int = 1) -> dict:
@@ -104,6 +107,15 @@ def evaluate_stream(bundle: Bundle, dataset: Dataset, split: str, seed: int = 1)
     return {"split": split, "keywords": len(keywords), "found_in_stream": found, "found_as_clips": alone,
             "other_words": len(clips) - len(keywords), "false_accepts": len(detections) - len(used),
             "hours": round(len(stream) / rate / 3600, 3), "threshold": bundle.manifest.decision.threshold}
+
+
+def mean_accuracy(correct: np.ndarray, seed: int = 1, draws: int = 2000) -> tuple[float, float, float]:
+    """(mean, low, high at 95 %) of correct bool [trainings, clips], by a bootstrap over the clips."""
+    rng = np.random.default_rng(seed)
+    per_clip = correct.mean(axis=0)
+    means = [per_clip[rng.integers(len(per_clip), size=len(per_clip))].mean() for _ in range(draws)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(per_clip.mean()), float(low), float(high)
 
 
 def accuracy_entry(result: Result, recipe: Recipe, data: str, split: str, metric: str = "accuracy int8 step") -> dict:

@@ -38,7 +38,8 @@ import numpy as np
 import soundfile
 import soxr
 
-from models.augment import active_level, coloured_noise, db, mains_hum, room_response, to_int16
+from models.augment import active_level, room_response, to_int16
+from models.noise import coloured_noise, db, mains_hum
 from models.recipe import SILENCE, UNKNOWN
 from toolkit.errors import DataError, EdgeAudioError, MissingPartError, UsageError
 from toolkit.wav import write_wav

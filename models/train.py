@@ -17,16 +17,16 @@ from pathlib import Path
 
 import numpy as np
 
-from models.layers import build_whole, keras, tf
 from models.augment import canvas_of, mixup, specaugment
 from models.data import load_dataset
 from models.decide import predictions
-from models.waves import load_waves
 from models.epochs import MODEL_SCALE, Epochs, codes_of
+from models.layers import build_whole, keras, tf
 from models.recipe import Recipe
+from models.waves import load_waves
 from toolkit.config import dump_config
-from toolkit.kws import NOT_KEYWORDS
 from toolkit.errors import ConfigError
+from toolkit.kws import NOT_KEYWORDS
 
 RESET_SHARE = 0.5  # of the batches: the state is reset at the clip, as in classify; the others have heard the context
 

@@ -7,11 +7,9 @@ from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
-import numpy as np
-
+from models.decide import decision_of
 from models.epochs import requantization
 from models.recipe import Recipe
-from models.decide import decision_of
 from models.waves import read_wave
 from toolkit import manifest as m
 from toolkit.bundle import Bundle, write_bundle
@@ -20,16 +18,17 @@ from toolkit.features import FrontEnd, front_end_id, make_tables
 from toolkit.interpreter import StepModel
 from toolkit.signature import PrivateKey
 
+from .convert import Converted
 from .verify import MAX_LSB, run_everywhere
 
 SELFTEST_S = 6.0
 TOOLS = ("tensorflow", "tf-keras", "tflite-runtime", "ai-edge-litert", "numpy")
 
 
-def pack(path: Path, recipe: Recipe, model: bytes, weights: Path, stride: int, macs_per_second: int, selftest: Path,
-         accuracy: list[dict], licences: list[dict], card: str, key: PrivateKey | None) -> Bundle:
+def pack(path: Path, recipe: Recipe, converted: Converted, weights: Path, selftest: Path, accuracy: list[dict],
+         licences: list[dict], card: str, key: PrivateKey | None) -> Bundle:
     """Writes the bundle and returns it, loaded and checked. selftest: a recording, of which SELFTEST_S are used."""
-    features, step = recipe.features, StepModel(model)
+    model, features, step = converted.model, recipe.features, StepModel(converted.model)
     tables = make_tables(features)
     quantize = requantization(features)
     samples = read_wave(selftest, features.sample_rate_hz)[: int(SELFTEST_S * features.sample_rate_hz)]
@@ -45,7 +44,7 @@ def pack(path: Path, recipe: Recipe, model: bytes, weights: Path, stride: int, m
         ops=step.ops(),
         size_bytes=len(model),
         arena_bytes=None,
-        macs_per_second=macs_per_second,
+        macs_per_second=converted.macs_per_second,
     )
     document = m.Manifest(
         task=recipe.task,
@@ -54,9 +53,9 @@ def pack(path: Path, recipe: Recipe, model: bytes, weights: Path, stride: int, m
         front_end=m.FrontEnd(front_end_id(features, tables), asdict(features)),
         labels=recipe.labels,
         tap="raw",
-        decision=decision_of(recipe, stride),
+        decision=decision_of(recipe, converted.stride),
         model=described,
-        accuracy=tuple(m.Accuracy(**entry) for entry in accuracy),
+        accuracy=tuple(m.Accuracy(**{**entry, "seeds": tuple(entry["seeds"])}) for entry in accuracy),
         data_licences=tuple(m.DataLicence(**entry) for entry in licences),
         tools=_tools(),
         created_from=m.CreatedFrom(_sha256(dump_config(recipe).encode()), _sha256(weights.read_bytes())),

@@ -33,7 +33,7 @@ def measure(recipe: Recipe, converted: Converted, weights: Path, arguments, zoo:
     scene = Path(__file__).parents[1] / "models" / "samples" / "scene.wav"
 
     def bundle_with(accuracy: list[dict]):
-        return pack(out / f"{recipe.name}.new.eab", recipe, model, weights, converted.stride, macs, scene, accuracy, licences, card, key)
+        return pack(out / f"{recipe.name}.new.eab", recipe, converted, weights, scene, accuracy, licences, card, key)
 
     bundle = bundle_with(known)
     waves, truth = load_folder(arguments.evaluation, recipe.labels, recipe.data.clip_s, rate)

@@ -11,6 +11,7 @@ pytest.importorskip("scipy", reason="scipy, which the augmentation needs, is not
 
 from models import augment
 from models.augment import Source, canvas_of, make_banks, make_epoch, make_example, plan_epoch
+from models.noise import NoiseSource, background, swell
 from models.recipe import AugmentSettings, Recipe, SpecAugmentSettings
 from models.waves import TrainingAudio
 from toolkit.config import parse_config
@@ -130,10 +131,27 @@ def test_the_unknown_class_is_complete_without_some_of_its_sources(audio, banks,
     assert sum(len(waves) for waves, _ in make_epoch(audio, banks, RECIPE.augment, 1, 0)) == 40
 
 
-def test_without_recordings_the_background_is_synthesized(audio, banks):
-    audio = dataclasses.replace(audio, backgrounds=())
-    noise = augment.background(audio, banks, np.random.default_rng(0))
-    assert noise.shape == (27200,) and abs(level_db(noise)) < 6
+@pytest.mark.parametrize("varied", [0.0, 1.0])
+def test_noise_has_mean_square_one_with_and_without_recordings(banks, varied):
+    recording = (3000 * np.sin(np.arange(9000) / 5)).astype(np.int16)  # shorter than the stretch
+    for recordings in ((), (recording,)):
+        source = NoiseSource(recordings, banks.noises, RATE)
+        stretches = [background(source, 27200, np.random.default_rng(seed), varied) for seed in range(8)]
+        for noise in stretches:
+            assert noise.shape == (27200,) and noise.dtype == np.float32
+            assert np.mean(noise.astype(float) ** 2) == pytest.approx(1, rel=1e-3)
+        assert len({noise.tobytes() for noise in stretches}) >= 3
+
+
+def test_digital_silence_stays_silent(banks):
+    source = NoiseSource((np.zeros(30000, np.int16),), banks.noises, RATE)
+    stretches = [background(source, 27200, np.random.default_rng(seed), 0.0) for seed in range(20)]
+    assert any(not noise.any() for noise in stretches) and all(np.isfinite(noise).all() for noise in stretches)
+
+
+def test_a_swell_comes_and_goes():
+    wave = swell(RATE * 4, RATE, np.random.default_rng(3))
+    assert 0 <= wave.min() < 0.5 < 0.95 < wave.max() <= 1.0001 and wave.dtype == np.float32
 
 
 @pytest.mark.parametrize("speed", [0.8, 0.9, 1.0, 1.1, 1.25])

@@ -122,7 +122,7 @@ def build_core(folder: Path, *compiler: str) -> Path:
     command = ["make", "-s", "core", f"CORE={core}", *compiler]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY)
     if done.returncode != 0:
-        raise CheckFailed(f"make core {' '.join(compiler)} ended with status {done.returncode}: {done.stderr[-500:]}")
+        raise CheckFailed(f"{' '.join(command)} ended with status {done.returncode}: {done.stderr[-500:]}")
     return core
 
 

@@ -1,0 +1,276 @@
+"""The signal flow: any split of the samples, several bundles, reset, clips, step = whole over an hour, wrong bundles."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from released import changed, cuts, match_keywords, released, scene
+from signals import noise, speech
+
+from toolkit.errors import UnsupportedError, UsageError
+from toolkit.features import FeatureConfig, FrontEnd, front_end_id, make_tables
+from toolkit.interpreter import StepModel
+from toolkit.manifest import FrontEnd as FrontEndFields
+from toolkit.stream import BundleStage, Detection, Pipeline, front_end_tables, make_front_end
+
+hypothesis = pytest.importorskip("hypothesis")
+st = hypothesis.strategies
+
+TEN_SECONDS = 160_000
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return Pipeline([released()])
+
+
+@pytest.fixture(scope="module")
+def detections(pipeline) -> list[Detection]:
+    """What one call with the whole scene gives."""
+    pipeline.reset()
+    return pipeline.process(scene())
+
+
+def in_blocks(pipeline: Pipeline, samples: np.ndarray, lengths: list[int]) -> list[Detection]:
+    return [detection for part in cuts(lengths, len(samples)) for detection in pipeline.process(samples[part])]
+
+
+def other_front_end(**options) -> dict:
+    """Members and manifest fields for a front end with these options."""
+    config = FeatureConfig(**options)
+    tables = make_tables(config)
+    described = FrontEndFields(front_end_id(config, tables), {**released().manifest.front_end.config, **options})
+    return {"members": {"tables": tables.blob}, "front_end": described}
+
+
+# --- one bundle ---
+
+
+def test_the_keywords_of_the_scene_are_found(detections):
+    missed, extra = match_keywords([(d.label, d.time) for d in detections])
+    assert missed == [] and len(extra) <= 1
+    times = [d.time for d in detections]
+    assert times == sorted(times) and all(released().manifest.decision.threshold <= d.score <= 1 for d in detections)
+
+
+@hypothesis.settings(max_examples=20)
+@hypothesis.given(st.lists(st.one_of(st.integers(0, 700), st.integers(0, 70_000)), min_size=1, max_size=6).filter(any))
+def test_any_split_gives_the_same_detections_and_scores(lengths):
+    hypothesis.assume(sum(lengths) / len(lengths) > 100)  # for the sake of time; single samples are tested below
+    samples, pipeline = scene()[:TEN_SECONDS], Pipeline([released()])
+    expected = pipeline.process(samples)
+    assert expected
+    pipeline.reset()
+    assert in_blocks(pipeline, samples, lengths) == expected
+
+    front_end, stage = make_front_end(released()), BundleStage(released())
+    scores = stage.scores(front_end.process(samples))
+    front_end.reset()
+    stage.reset()
+    parts = [stage.scores(front_end.process(samples[part])) for part in cuts(lengths, len(samples))]
+    assert len(scores) > 400 and np.array_equal(np.concatenate(parts), scores)
+
+
+def test_time_is_that_of_the_last_sample_used(pipeline, detections):
+    """Sample by sample: the detection comes with the sample that ends at its time, and not one earlier."""
+    first = detections[0]
+    end = round(first.time * pipeline.sample_rate_hz)
+    assert end == pytest.approx(first.time * pipeline.sample_rate_hz, abs=1e-6)
+    pipeline.reset()
+    assert pipeline.process(scene()[: end - 3]) == []
+    assert [pipeline.process(scene()[i : i + 1]) for i in range(end - 3, end + 2)] == [[], [], [first], [], []]
+
+
+def test_reset_is_a_new_pipeline(pipeline, detections):
+    pipeline.process(scene()[:77_777])
+    pipeline.reset()
+    assert pipeline.process(scene()) == detections
+
+
+def test_the_numpy_front_end_gives_the_same(detections):
+    samples = scene()[:64_000]
+    numpy_pipeline = Pipeline([released()], backend="numpy")
+    assert numpy_pipeline.backend == "numpy"
+    assert numpy_pipeline.process(samples) == [d for d in detections if d.time <= 4.0]
+
+
+def test_the_threshold_of_the_pipeline(detections):
+    assert Pipeline([released()], threshold=1.0).process(scene()) == []
+    low = Pipeline([released()], threshold=0.0).process(scene())
+    assert {d.label for d in low} <= set(released().manifest.labels) - {"unknown", "silence"} and len(low) > len(detections)
+
+
+def test_a_detection_as_json():
+    detection = Detection("kws", "0.1.0", "kws", "yes", 0.123456, 1.23456)
+    assert detection.to_dict() == {"bundle": "kws", "version": "0.1.0", "task": "kws", "label": "yes", "score": 0.1235,
+                                   "time": 1.235}
+    assert list(detection.to_dict()) == ["bundle", "version", "task", "label", "score", "time"]
+
+
+@pytest.mark.parametrize("samples", [np.zeros(320), np.zeros(320, np.float32), np.zeros((320, 1), np.int16),
+                                     np.zeros(320, np.int32)], ids=lambda x: f"{x.dtype}{x.shape}")
+def test_other_samples_are_refused(pipeline, samples):
+    for use in (pipeline.process, pipeline.classify):
+        with pytest.raises(UsageError, match=r"expected int16 \[n\]"):
+            use(samples)
+
+
+# --- several bundles ---
+
+
+@pytest.fixture
+def count_front_ends(monkeypatch) -> list[int]:
+    """The lengths of the blocks that front ends were given."""
+    calls, process = [], FrontEnd.process
+    monkeypatch.setattr(FrontEnd, "process", lambda self, samples: calls.append(len(samples)) or process(self, samples))
+    return calls
+
+
+def test_equal_front_ends_are_computed_once(tmp_path, detections, count_front_ends):
+    eager = replace(released().manifest.decision, threshold=0.3, refractory_frames=10)
+    other = changed(tmp_path / "eager.eab", name="eager", decision=eager)
+    alone = Pipeline([other]).process(scene())
+    count_front_ends.clear()
+    both = in_blocks(Pipeline([released(), other]), scene(), [320])
+    assert len(count_front_ends) == -(-len(scene()) // 320)
+    assert [d for d in both if d.bundle == "kws"] == detections
+    assert [d for d in both if d.bundle == "eager"] == alone != []
+    assert [d.time for d in both] == sorted(d.time for d in both)
+    assert Pipeline([released(), other]).process(scene()) == both
+
+
+def test_other_front_ends_are_computed_apart(tmp_path, detections, count_front_ends):
+    coarse = changed(tmp_path / "coarse.eab", name="coarse", **other_front_end(fmax_hz=7000.0))
+    alone = Pipeline([coarse]).process(scene())
+    count_front_ends.clear()
+    both = Pipeline([coarse, released(), coarse]).process(scene())
+    assert count_front_ends == [len(scene())] * 2
+    assert [d for d in both if d.bundle == "kws"] == detections
+    assert [d for d in both if d.bundle == "coarse"][::2] == alone
+
+
+def test_one_sample_rate_for_all(tmp_path):
+    telephone = changed(tmp_path / "8k.eab", **other_front_end(sample_rate_hz=8000, fmax_hz=4000.0))
+    assert Pipeline([telephone]).sample_rate_hz == 8000
+    with pytest.raises(UsageError, match=r"\[8000, 16000\] Hz"):
+        Pipeline([released(), telephone])
+    with pytest.raises(UsageError, match="no bundle"):
+        Pipeline([])
+
+
+# --- clips ---
+
+
+def test_a_clip_is_decided_from_the_reset_state(pipeline):
+    clip = scene()[12_000:28_000]
+    fresh = Pipeline([released()]).classify(clip)
+    pipeline.process(scene()[:50_001])
+    assert pipeline.classify(clip) == fresh == pipeline.classify(clip)
+    (scores,) = fresh
+    assert sorted(scores) == sorted(released().manifest.labels) and sum(scores.values()) == pytest.approx(1, abs=1e-5)
+    assert list(scores.values()) == sorted(scores.values(), reverse=True)
+    assert next(iter(scores)) == "yes"
+
+
+def test_a_long_clip_is_decided_by_its_keyword(pipeline):
+    (scores,) = pipeline.classify(scene()[:48_000])  # yes, then a knock and 1.7 s of noise
+    assert next(iter(scores)) == "yes"
+
+
+@pytest.mark.parametrize("n", [0, 1, 479, 480, 1000, 16_000])
+def test_clips_of_any_length(pipeline, n):
+    (scores,) = pipeline.classify(np.zeros(n, np.int16))
+    assert sum(scores.values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_clip_is_decided_as_if_the_bundle_were_alone(tmp_path):
+    slow = changed(tmp_path / "slow.eab", name="slow", decision=replace(released().manifest.decision, flush_frames=60))
+    clip = scene()[60_000:76_000]
+    together = Pipeline([slow, released(), slow]).classify(clip)
+    alone = [Pipeline([bundle]).classify(clip)[0] for bundle in (slow, released())]
+    assert together == [alone[0], alone[1], alone[0]] and alone[0] != alone[1]
+
+
+# --- step = whole ---
+
+
+def compare_with_whole(codes: np.ndarray, frames: int) -> tuple[int, int]:
+    """(scores compared, integers of scores and states in which single steps and steps of `frames` differ)."""
+    step, whole = StepModel(released().members["model"]), StepModel(released().members["model"], frames=frames)
+    compared = differing = 0
+    for start in range(0, len(codes), frames):
+        part = codes[start : start + frames]
+        a, b = step.process(part), whole.process(part)
+        compared, differing = compared + len(a), differing + int((a != b).sum())
+        differing += sum(int((x != y).sum()) for x, y in zip(step.state(), whole.state(), strict=True))
+    return compared, differing
+
+
+def test_step_is_whole_on_clips():
+    for start in range(0, 400_000, 50_000):
+        features = make_front_end(released()).process(scene()[start : start + 16_000])
+        codes = BundleStage(released()).requantize.apply(features)
+        n = len(codes) // released().manifest.model.frames_per_step * released().manifest.model.frames_per_step
+        compared, differing = compare_with_whole(codes[:n], n)
+        assert compared > 40 and differing == 0
+
+
+def test_step_is_whole_over_one_hour():
+    """360,000 frames of speech, noise, clipping and digital silence at all levels; 0 LSB in scores and states."""
+    rng = np.random.default_rng(5)
+    front_end, requantize = make_front_end(released()), BundleStage(released()).requantize
+    pieces = [scene(), speech(80_000), noise(80_000), noise(80_000, peak=30), np.zeros(16_000, np.int16)]
+    codes = np.concatenate([requantize.apply(front_end.process(piece)) for piece in pieces])
+    starts = rng.integers(0, len(codes) - 3000, 120)
+    levels = rng.integers(-40, 40, 120)
+    hour = np.concatenate([np.clip(codes[s : s + 3000] + np.int16(level), -128, 127) for s, level in zip(starts, levels)])
+    hour[100_000:103_000] = rng.integers(-128, 128, (3000, codes.shape[1]))
+    assert hour.shape == (360_000, codes.shape[1])
+    compared, differing = compare_with_whole(hour.astype(np.int8), 6000)
+    assert compared == 360_000 // BundleStage(released()).stride and differing == 0
+
+
+# --- bundles that must not run ---
+
+
+def wrong_model(**change):
+    return lambda: {"model": replace(released().manifest.model, **change)}
+
+
+def wrong_tensor(name: str, **change):
+    return lambda: {"model": replace(released().manifest.model, **{name: replace(getattr(released().manifest.model, name), **change)})}
+
+
+def config_fields(**change):
+    described = released().manifest.front_end
+    return {"front_end": replace(described, config={k: v for k, v in {**described.config, **change}.items() if v is not None})}
+
+
+WRONG = {
+    "task": (lambda: {"task": "sed"}, "is for the task 'sed'"),
+    "tap": (lambda: {"tap": "clean"}, "listens to the tap 'clean'"),
+    "operation": (wrong_model(ops=("CONV_2D", "WHILE")), "needs the operation WHILE"),
+    "states": (lambda: {"model": replace(released().manifest.model, states=released().manifest.model.states[1:])}, "the model's states"),
+    "input": (wrong_tensor("input", zero_point=99), "the model's input zero point"),
+    "output": (wrong_tensor("output", scale=0.125), "the model's output scale is"),
+    "id": (lambda: {"front_end": replace(released().manifest.front_end, id="ab" * 32)}, "names front end abababababab"),
+    "tables": (lambda: {"members": other_front_end(fmin_hz=80.0)["members"]}, "its tables are of"),
+    "algorithm": (lambda: {"members": {"tables": front_end_tables(released()).blob[:4] + b"\x63" + front_end_tables(released()).blob[5:]}}, "algorithm 99"),
+    "no tables": (lambda: {"members": {"tables": b""}}, "are not in this toolkit's format"),
+    "width": (lambda: other_front_end(n_mfcc=13), "gives 13 values per frame, the model takes 40"),
+    "new option": (lambda: config_fields(pcen=1), "a front end that this version does not know"),
+    "option range": (lambda: config_fields(n_fft=500), "a front end that this version does not know"),
+    "option type": (lambda: config_fields(n_fft="many"), "a front end that this version does not know"),
+    "no flatbuffer": (lambda: {"members": {"model": b"no flatbuffer"}}, "cannot load the model"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_bundle_that_this_version_does_not_run(tmp_path, case):
+    change, words = WRONG[case]
+    bundle = changed(tmp_path / "x.eab", **change())
+    with pytest.raises(UnsupportedError) as raised:
+        Pipeline([bundle])
+    assert words in str(raised.value) and "\n" not in str(raised.value)
