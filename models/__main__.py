@@ -68,7 +68,11 @@ def _evaluate(arguments) -> int:
     clips = dataset.clips(arguments.split)
     waves = load_waves(clips, recipe.data.clip_s, recipe.features.sample_rate_hz)
     result = evaluate_bundle(bundle, waves, dataset.classes(clips))
-    print(json.dumps({"bundle": bundle.manifest.name, "sha256": bundle.sha256, "split": arguments.split, **result.to_dict()}))
+    print(
+        json.dumps(
+            {"bundle": bundle.manifest.name, "sha256": bundle.sha256, "split": arguments.split, **result.to_dict()}
+        )
+    )
     print(json.dumps({"stream": evaluate_stream(bundle, dataset, arguments.split)}))
     return 0
 

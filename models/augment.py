@@ -159,7 +159,9 @@ def make_example(
     """Example ``number`` of a plan, int16[canvas.total]."""
     canvas, source = banks.canvas, plan.source[number]
     if source == Source.SILENCE:
-        sound = background(_noise_of(audio, banks), canvas.total, rng, VARIED_SILENCE) * db(rng.uniform(*settings.silence_level_db))
+        sound = background(_noise_of(audio, banks), canvas.total, rng, VARIED_SILENCE) * db(
+            rng.uniform(*settings.silence_level_db)
+        )
         if rng.random() < DIGITAL_SILENCE:
             sound = rng.integers(-1, 2, canvas.total) / FULL_SCALE if rng.random() < 0.5 else np.zeros(canvas.total)
             sound = sound.astype(np.float32)
@@ -177,7 +179,9 @@ def make_example(
     if rng.random() < settings.reverb_probability:
         sound = in_room(sound, banks, int(rng.integers(len(banks.rooms))))
     if rng.random() < settings.noise_probability:
-        noise = background(_noise_of(audio, banks), canvas.total, rng, VARIED_NOISE) * (level / db(rng.uniform(*settings.noise_snr_db)))
+        noise = background(_noise_of(audio, banks), canvas.total, rng, VARIED_NOISE) * (
+            level / db(rng.uniform(*settings.noise_snr_db))
+        )
         if rng.random() < CONTEXT_ZERO:
             noise[: canvas.context] = 0
         if rng.random() < FLUSH_ZERO:

@@ -60,7 +60,15 @@ def draw_confusion(result: Result, path: Path) -> None:
     axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
     for (row, column), value in np.ndenumerate(share):
         if value:
-            axes.text(column, row, f"{value:.0f}", ha="center", va="center", color="white" if value > 50 else "black", fontsize=8)
+            axes.text(
+                column,
+                row,
+                f"{value:.0f}",
+                ha="center",
+                va="center",
+                color="white" if value > 50 else "black",
+                fontsize=8,
+            )
     axes.set_xticks(range(len(result.labels)), result.labels, rotation=60)
     axes.set_yticks(range(len(result.labels)), result.labels)
     axes.set(xlabel="predicted", ylabel="true", title=f"{100 * result.accuracy:.1f} % of {result.clips} clips")

@@ -14,7 +14,9 @@ FLOAT_STEPS = 1024  # float logits are rounded to 1/1024 and then decided in int
 def decision_of(recipe: Recipe, stride: int) -> Decision:
     """The recipe's decision (in front-end frames) in model output frames, as bundles hold it."""
     d = recipe.decision
-    return Decision(d.window_frames // stride, -(-d.flush_frames // stride), d.threshold, d.refractory_frames // stride, "peak")
+    return Decision(
+        d.window_frames // stride, -(-d.flush_frames // stride), d.threshold, d.refractory_frames // stride, "peak"
+    )
 
 
 def predictions(scores: np.ndarray, recipe: Recipe, stride: int) -> np.ndarray:

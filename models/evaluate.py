@@ -42,9 +42,19 @@ class Result:
         return wilson(int(np.trace(self.confusion)), self.clips)
 
     def to_dict(self) -> dict:
-        recall = {label: round(float(row[i] / row.sum()), 4) for i, (label, row) in enumerate(zip(self.labels, self.confusion)) if row.sum()}
+        recall = {
+            label: round(float(row[i] / row.sum()), 4)
+            for i, (label, row) in enumerate(zip(self.labels, self.confusion))
+            if row.sum()
+        }
         low, high = self.interval
-        return {"accuracy": round(self.accuracy, 4), "low": round(low, 4), "high": round(high, 4), "clips": self.clips, "recall": recall}
+        return {
+            "accuracy": round(self.accuracy, 4),
+            "low": round(low, 4),
+            "high": round(high, 4),
+            "clips": self.clips,
+            "recall": recall,
+        }
 
 
 def wilson(hits: int, n: int, z: float = Z95) -> tuple[float, float]:
@@ -104,9 +114,16 @@ def evaluate_stream(bundle: Bundle, dataset: Dataset, split: str, seed: int = 1)
         hits = [k for k, d in enumerate(detections) if begin <= d.time <= end and d.label == clips[i].label]
         found += bool(hits)
         used.update(hits)
-    return {"split": split, "keywords": len(keywords), "found_in_stream": found, "found_as_clips": alone,
-            "other_words": len(clips) - len(keywords), "false_accepts": len(detections) - len(used),
-            "hours": round(len(stream) / rate / 3600, 3), "threshold": bundle.manifest.decision.threshold}
+    return {
+        "split": split,
+        "keywords": len(keywords),
+        "found_in_stream": found,
+        "found_as_clips": alone,
+        "other_words": len(clips) - len(keywords),
+        "false_accepts": len(detections) - len(used),
+        "hours": round(len(stream) / rate / 3600, 3),
+        "threshold": bundle.manifest.decision.threshold,
+    }
 
 
 def mean_accuracy(correct: np.ndarray, seed: int = 1, draws: int = 2000) -> tuple[float, float, float]:
@@ -121,9 +138,19 @@ def mean_accuracy(correct: np.ndarray, seed: int = 1, draws: int = 2000) -> tupl
 def accuracy_entry(result: Result, recipe: Recipe, data: str, split: str, metric: str = "accuracy int8 step") -> dict:
     """The figure as a bundle's manifest holds it (manifest.Accuracy)."""
     low, high = result.interval
-    return {"metric": metric, "value": round(result.accuracy, 4), "low": round(low, 4), "high": round(high, 4), "confidence": 0.95,
-            "data": data, "split": split, "clips": result.clips, "seeds": (recipe.train.seed,),
-            "rule": f"peak, {asdict(recipe.decision)['window_frames']} frames", "runtime": runtime_name()}
+    return {
+        "metric": metric,
+        "value": round(result.accuracy, 4),
+        "low": round(low, 4),
+        "high": round(high, 4),
+        "confidence": 0.95,
+        "data": data,
+        "split": split,
+        "clips": result.clips,
+        "seeds": (recipe.train.seed,),
+        "rule": f"peak, {asdict(recipe.decision)['window_frames']} frames",
+        "runtime": runtime_name(),
+    }
 
 
 def load_folder(root: Path, labels: tuple[str, ...], clip_s: float, rate: int) -> tuple[np.ndarray, np.ndarray]:

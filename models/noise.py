@@ -1,4 +1,4 @@
-"""Background noise for training examples: recorded or synthesized, and varied so that no recording is learnt by heart."""
+"""Background noise for training: recorded or synthesized, and varied so that no recording is learnt by heart."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _stretch(source: NoiseSource, length: int, rng: np.random.Generator) -> np.n
 
 
 def coloured(noise: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """``noise`` through a random smooth filter: gains of 8 dB standard deviation at eight frequencies, linear between."""
+    """``noise`` through a random smooth filter: gains of 8 dB standard deviation at eight frequencies."""
     spectrum = scipy.fft.rfft(noise)
     gains = np.interp(np.linspace(0, 1, len(spectrum)) ** 0.5, np.linspace(0, 1, 8), rng.normal(0, 8, 8))
     return scipy.fft.irfft(spectrum * (10.0 ** (gains / 20)).astype(np.float32), len(noise))

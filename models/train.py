@@ -42,7 +42,9 @@ def load_architecture(name: str):
             module = importlib.import_module(f"models.architectures.{name}")
     except (ImportError, FileNotFoundError):
         known = sorted(p.stem for p in (Path(__file__).parent / "architectures").glob("[a-z]*.py"))
-        raise ConfigError(f"model.architecture is {name!r}; expected one of {', '.join(known)} or a .py file.") from None
+        raise ConfigError(
+            f"model.architecture is {name!r}; expected one of {', '.join(known)} or a .py file."
+        ) from None
     if not callable(getattr(module, "build", None)) or not isinstance(getattr(module, "STRIDE", None), int):
         raise ConfigError(f"the architecture {name} defines no build(net, x, n_labels, ...) and STRIDE.")
     return module
@@ -79,7 +81,9 @@ def load_weights(path: Path, model: keras.Model) -> None:
     names = [v.name.removesuffix(":0") for v in model.weights]
     wrong = [n for n, v in zip(names, model.weights) if n not in values or values[n].shape != tuple(v.shape)]
     if wrong or len(values) != len(names):
-        raise ConfigError(f"{path} does not fit the architecture of the recipe: {(wrong or sorted(set(values) - set(names)))[0]}.")
+        raise ConfigError(
+            f"{path} does not fit the architecture of the recipe: {(wrong or sorted(set(values) - set(names)))[0]}."
+        )
     if not all(np.isfinite(v).all() for v in values.values()):
         raise ConfigError(f"{path} holds weights that are not finite; it is damaged.")
     model.set_weights([values[n] for n in names])
@@ -131,7 +135,10 @@ def train(recipe: Recipe, data: Path, run: Path, cache: Path | None = None, log=
             loss = tf.reduce_mean(last + peak) / 2
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.apply_gradients(zip(gradients, model.trainable_variables))
-        decay = tf.minimum(settings.ema_decay, (1.0 + tf.cast(optimizer.iterations, tf.float32)) / (10.0 + tf.cast(optimizer.iterations, tf.float32)))
+        decay = tf.minimum(
+            settings.ema_decay,
+            (1.0 + tf.cast(optimizer.iterations, tf.float32)) / (10.0 + tf.cast(optimizer.iterations, tf.float32)),
+        )
         for mean, value in zip(average, model.weights):
             mean.assign(decay * mean + (1 - decay) * value)
         return loss
@@ -163,9 +170,16 @@ def train(recipe: Recipe, data: Path, run: Path, cache: Path | None = None, log=
         model.set_weights(trained)
 
         left = (time.monotonic() - started) / (epoch + 1 - first) * (settings.epochs - epoch - 1)
-        line = {"epoch": epoch + 1, "loss": round(float(np.mean([float(v) for v in losses])), 4),
-                "tune_accuracy": round(accuracy, 4), "best": round(float(best), 4)}
-        log(f"epoch {epoch + 1}/{settings.epochs}  loss {line['loss']:.4f}  tune {accuracy:.4f}  best {line['best']:.4f}  {left / 60:.1f} min left")
+        line = {
+            "epoch": epoch + 1,
+            "loss": round(float(np.mean([float(v) for v in losses])), 4),
+            "tune_accuracy": round(accuracy, 4),
+            "best": round(float(best), 4),
+        }
+        log(
+            f"epoch {epoch + 1}/{settings.epochs}  loss {line['loss']:.4f}  tune {accuracy:.4f}  "
+            f"best {line['best']:.4f}  {left / 60:.1f} min left"
+        )
         with open(run / "history.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
         with events.as_default(epoch + 1):
@@ -178,8 +192,8 @@ def train(recipe: Recipe, data: Path, run: Path, cache: Path | None = None, log=
 
 
 def at_peak(windows, targets, is_keyword):
-    """Mean logits [B, n] of the window that decides: where the target stands out most, if it is a keyword, else where any
-    keyword does (max-pooling loss, Sun et al. 2016, arXiv:1705.02411). windows [B, K, n], targets [B, n]."""
+    """Mean logits [B, n] of the window that decides: where the target stands out most, if it is a keyword, else where
+    any keyword does (max-pooling loss, Sun et al. 2016, arXiv:1705.02411). windows [B, K, n], targets [B, n]."""
     p = tf.stop_gradient(tf.nn.softmax(windows))
     target = tf.one_hot(tf.argmax(targets, axis=1), tf.shape(targets)[1])
     of_target = tf.reduce_sum(p * target[:, None], axis=2)

@@ -20,11 +20,15 @@ DEVELOPMENT_KEY = ROOT / "devices" / "keys" / "development.key"
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m quantize", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m quantize", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--weights", type=Path, help="default: models/zoo/NAME/weights.npz")
     parser.add_argument("--data", type=Path, help="root of the data set, for accuracy on `report`")
-    parser.add_argument("--calibration", type=Path, default=SAMPLES / "calibration", help="folder of representative clips")
+    parser.add_argument(
+        "--calibration", type=Path, default=SAMPLES / "calibration", help="folder of representative clips"
+    )
     parser.add_argument("--evaluation", type=Path, default=SAMPLES / "evaluation", help="folder of clips per label")
     parser.add_argument("--out", type=Path, help="folder of the result (default: build/quantize/NAME)")
     parser.add_argument("--key", type=Path, default=DEVELOPMENT_KEY, help="private key that signs the bundle")
@@ -67,8 +71,18 @@ def quantize(arguments) -> int:
     broken = [line for line in report["gate"] if line["verdict"] != "ok"]
     if broken:
         first = broken[0]
-        raise BudgetError(f"{first['limit_name']} is {first['measured']}, the recipe's limit is {first['limit']}; the report is {out / 'report.md'}.")
-    print(json.dumps({"bundle": str(out / f"{recipe.name}.eab"), **{k: report[k] for k in ("bundle_sha256", "model_bytes", "macs_per_second", "embedded", "report")}}))
+        raise BudgetError(
+            f"{first['limit_name']} is {first['measured']}, the recipe's limit is {first['limit']}; "
+            f"the report is {out / 'report.md'}."
+        )
+    print(
+        json.dumps(
+            {
+                "bundle": str(out / f"{recipe.name}.eab"),
+                **{k: report[k] for k in ("bundle_sha256", "model_bytes", "macs_per_second", "embedded", "report")},
+            }
+        )
+    )
     return 0
 
 

@@ -40,6 +40,8 @@ def representative_codes(recipe: Recipe, source: Path, is_dataset: bool) -> np.n
     codes = codes_of(waves, recipe.features, recipe.decision.flush_frames * recipe.features.hop_length)
     speech = codes[:, : waves.shape[1] // recipe.features.hop_length]
     if speech.std() < MIN_CODE_SPREAD:
-        raise DataError(f"the {len(codes)} calibration clips of {source} are silent or constant (their features vary by "
-                        f"{speech.std() / 10:.2f} nat, at least {MIN_CODE_SPREAD / 10:.1f} is needed); give clips of speech.")
+        raise DataError(
+            f"the {len(codes)} calibration clips of {source} are silent or constant (their features vary by "
+            f"{speech.std() / 10:.2f} nat, at least {MIN_CODE_SPREAD / 10:.1f} is needed); give clips of speech."
+        )
     return codes

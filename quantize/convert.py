@@ -125,7 +125,9 @@ def _check_step_is_whole(whole, steps, clips: np.ndarray) -> None:
         stepped = np.concatenate([scores for _, scores in steps(clip)])
         error = np.abs(whole(clip[None], training=False).numpy()[0] - stepped).max()
         if error > STEP_TOLERANCE:
-            raise VerificationError(f"the float step model differs from the whole model by {error:.2g} (limit {STEP_TOLERANCE}).")
+            raise VerificationError(
+                f"the float step model differs from the whole model by {error:.2g} (limit {STEP_TOLERANCE})."
+            )
 
 
 def _with_extremes(frames: np.ndarray, layers: dict, scale: float) -> np.ndarray:

@@ -25,8 +25,17 @@ SELFTEST_S = 6.0
 TOOLS = ("tensorflow", "tf-keras", "tflite-runtime", "ai-edge-litert", "numpy")
 
 
-def pack(path: Path, recipe: Recipe, converted: Converted, weights: Path, selftest: Path, accuracy: list[dict],
-         licences: list[dict], card: str, key: PrivateKey | None) -> Bundle:
+def pack(
+    path: Path,
+    recipe: Recipe,
+    converted: Converted,
+    weights: Path,
+    selftest: Path,
+    accuracy: list[dict],
+    licences: list[dict],
+    card: str,
+    key: PrivateKey | None,
+) -> Bundle:
     """Writes the bundle and returns it, loaded and checked. selftest: a recording, of which SELFTEST_S are used."""
     model, features, step = converted.model, recipe.features, StepModel(converted.model)
     tables = make_tables(features)

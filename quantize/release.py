@@ -8,7 +8,6 @@ accuracy.json, card.md) and toolkit/bundles/NAME.eab, which `make quantize` then
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 import json
 import shutil
@@ -57,28 +56,42 @@ def release(recipe, data: Path, runs: list[Path]) -> dict:
             weights = run / "weights.npz"
             converted = convert(recipe, weights, calibration)
             check_integer(converted.model)
-            bundle = pack(Path(folder) / "x.eab", recipe, converted, weights, SAMPLES / "scene.wav", [], licences, "#", key)
+            bundle = pack(
+                Path(folder) / "x.eab", recipe, converted, weights, SAMPLES / "scene.wav", [], licences, "#", key
+            )
             result = {"seed": seed, "run": run, "converted": converted, "bundle": bundle}
             for split in SPLITS:
                 codes = codes_of(waves[split], recipe.features, flush)
                 in_float = predictions(float_scores(recipe, weights, codes), recipe, converted.stride)
-                result[split] = {"float": in_float == truth[split], "int8": predict(bundle, waves[split]) == truth[split]}
+                result[split] = {
+                    "float": in_float == truth[split],
+                    "int8": predict(bundle, waves[split]) == truth[split],
+                }
             tried.append(result)
-            say(f"seed {seed}: " + ", ".join(f"{s} float {result[s]['float'].mean():.4f} int8 {result[s]['int8'].mean():.4f}" for s in SPLITS))
+            say(
+                f"seed {seed}: "
+                + ", ".join(
+                    f"{s} float {result[s]['float'].mean():.4f} int8 {result[s]['int8'].mean():.4f}" for s in SPLITS
+                )
+            )
 
     best = max(tried, key=lambda t: t["tune"]["int8"].mean())
-    recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, seed=best["seed"]))
     bundle, model = best["bundle"], best["converted"].model
     chosen = result_of(recipe.labels, truth["report"], predict(bundle, waves["report"]))
     embedded_waves, embedded_truth = load_folder(SAMPLES / "evaluation", recipe.labels, recipe.data.clip_s, rate)
     mean = mean_accuracy(np.stack([t["report"]["int8"] for t in tried]))
     seeds = sorted(t["seed"] for t in tried)
-    figures = [accuracy_entry(chosen, recipe, "Speech Commands v0.02", "report")]
-    figures.append({**figures[0], "metric": "mean accuracy int8 step over trainings", "value": round(mean[0], 4),
-                    "low": round(mean[1], 4), "high": round(mean[2], 4), "seeds": seeds})
-    figures[0]["seeds"] = list(figures[0]["seeds"])
+    figure = {**accuracy_entry(chosen, recipe, "Speech Commands v0.02", "report"), "seeds": [best["seed"]]}
+    of_all = dict(zip(("value", "low", "high"), (round(v, 4) for v in mean)))
+    figures = [figure, {**figure, "metric": "mean accuracy int8 step over trainings", **of_all, "seeds": seeds}]
     details = {
-        "seeds": [{"seed": t["seed"], **{f"{s}_{k}": round(float(t[s][k].mean()), 4) for s in SPLITS for k in ("float", "int8")}} for t in tried],
+        "seeds": [
+            {
+                "seed": t["seed"],
+                **{f"{s}_{k}": round(float(t[s][k].mean()), 4) for s in SPLITS for k in ("float", "int8")},
+            }
+            for t in tried
+        ],
         "report": chosen.to_dict(),
         "embedded": result_of(recipe.labels, embedded_truth, predict(bundle, embedded_waves)).to_dict(),
         "stream": [evaluate_stream(bundle, dataset, split) for split in SPLITS],
@@ -88,21 +101,36 @@ def release(recipe, data: Path, runs: list[Path]) -> dict:
     known = {"model_sha256": hashlib.sha256(model).hexdigest(), "figures": figures, "details": details}
     floor = recipe.budget.accuracy_floor
     if floor is not None and mean[0] < floor:
-        raise BudgetError(f"the mean accuracy on report is {mean[0]:.4f}, the recipe's floor is {floor}; nothing was released.")
+        raise BudgetError(
+            f"the mean accuracy on report is {mean[0]:.4f}, the recipe's floor is {floor}; nothing was released."
+        )
     weights = zoo / "weights.npz"
     shutil.copyfile(best["run"] / "weights.npz", weights)
     (zoo / "accuracy.json").write_text(json.dumps(known, indent=1) + "\n")
     (zoo / "card.md").write_text(make_card(recipe, (zoo / "about.md").read_text(), known, licences))
-    pack(ROOT / "toolkit" / "bundles" / f"{recipe.name}.eab", recipe, best["converted"], weights, SAMPLES / "scene.wav",
-         figures, licences, (zoo / "card.md").read_text(), key)
+    pack(
+        ROOT / "toolkit" / "bundles" / f"{recipe.name}.eab",
+        recipe,
+        best["converted"],
+        weights,
+        SAMPLES / "scene.wav",
+        figures,
+        licences,
+        (zoo / "card.md").read_text(),
+        key,
+    )
     return known
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m quantize.release", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m quantize.release", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--runs", type=Path, nargs="+", required=True, help="run folders of `python -m models train`, one per seed")
+    parser.add_argument(
+        "--runs", type=Path, nargs="+", required=True, help="run folders of `python -m models train`, one per seed"
+    )
     arguments = parser.parse_args(argv)
     try:
         print(json.dumps(release(load_recipe(arguments.recipe), arguments.data, arguments.runs)))

@@ -21,7 +21,9 @@ from .convert import Converted, float_scores
 from .pack import pack
 
 
-def measure(recipe: Recipe, converted: Converted, weights: Path, arguments, zoo: Path, parity: dict, runtimes: list[str]) -> dict:
+def measure(
+    recipe: Recipe, converted: Converted, weights: Path, arguments, zoo: Path, parity: dict, runtimes: list[str]
+) -> dict:
     """Everything that the gate and the report need; writes the bundle beside them (under its final name only if the
     gate lets it, see write_report)."""
     rate, out = recipe.features.sample_rate_hz, arguments.out or Path("build/quantize") / recipe.name
@@ -71,12 +73,25 @@ def gate(recipe: Recipe, report: dict) -> list[dict]:
     lines = [
         ("model_bytes", budget.model_bytes, report["model_bytes"], 1),
         ("macs_per_second", budget.macs_per_second, report["macs_per_second"], 1),
-        (f"loss of accuracy by int8 on {where}", budget.max_accuracy_loss, round(measured["float"]["accuracy"] - measured["int8"]["accuracy"], 4), 1),
+        (
+            f"loss of accuracy by int8 on {where}",
+            budget.max_accuracy_loss,
+            round(measured["float"]["accuracy"] - measured["int8"]["accuracy"], 4),
+            1,
+        ),
     ]
     if report["report"]:
         lines.append(("accuracy on report", budget.accuracy_floor, measured["int8"]["accuracy"], -1))
-    return [{"limit_name": name, "limit": limit, "measured": value, "verdict": "ok" if (limit - value) * sign >= 0 else "FAIL"}
-            for name, limit, value, sign in lines if limit is not None]
+    return [
+        {
+            "limit_name": name,
+            "limit": limit,
+            "measured": value,
+            "verdict": "ok" if (limit - value) * sign >= 0 else "FAIL",
+        }
+        for name, limit, value, sign in lines
+        if limit is not None
+    ]
 
 
 def write_report(out: Path, recipe: Recipe, model: bytes, report: dict) -> None:
@@ -85,15 +100,25 @@ def write_report(out: Path, recipe: Recipe, model: bytes, report: dict) -> None:
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     (out / "recipe.yaml").write_text(dump_config(recipe))
     (out / "model.tflite").write_bytes(model)
-    lines = [f"# {recipe.name} {recipe.version}", "", f"{report['model_bytes']} bytes, {report['macs_per_second']} MAC per second of audio.", ""]
+    lines = [
+        f"# {recipe.name} {recipe.version}",
+        "",
+        f"{report['model_bytes']} bytes, {report['macs_per_second']} MAC per second of audio.",
+        "",
+    ]
     lines += ["| set | float | int8 step | clips |", "|---|---|---|---|"]
     for name in ("embedded", "report"):
         if report[name]:
             f, q = report[name]["float"], report[name]["int8"]
-            lines.append(f"| {name} | {f['accuracy']:.2%} | {q['accuracy']:.2%} ({q['low']:.2%} to {q['high']:.2%}) | {q['clips']} |")
+            interval = f"{q['low']:.2%} to {q['high']:.2%}"
+            lines.append(f"| {name} | {f['accuracy']:.2%} | {q['accuracy']:.2%} ({interval}) | {q['clips']} |")
     lines += ["", "| limit | allowed | measured | verdict |", "|---|---|---|---|"]
     lines += [f"| {g['limit_name']} | {g['limit']} | {g['measured']} | {g['verdict']} |" for g in report["gate"]]
-    lines += ["", f"step = resized whole exactly in {', '.join(report['runtimes'])}; difference of the runtimes in LSB: {report['parity_lsb']}"]
+    lines += [
+        "",
+        f"step = resized whole exactly in {', '.join(report['runtimes'])}; "
+        f"difference of the runtimes in LSB: {report['parity_lsb']}",
+    ]
     (out / "report.md").write_text("\n".join(lines) + "\n")
     new = out / f"{recipe.name}.new.eab"
     if all(line["verdict"] == "ok" for line in report["gate"]):

@@ -35,11 +35,15 @@ def check_integer(model: bytes) -> StepModel:
     step = StepModel(model)
     strange = [op for op in step.ops() if op not in OPS]
     if strange:
-        raise VerificationError(f"the model uses {strange[0]}; only {', '.join(sorted(OPS - {'DELEGATE'}))} are allowed.")
+        raise VerificationError(
+            f"the model uses {strange[0]}; only {', '.join(sorted(OPS - {'DELEGATE'}))} are allowed."
+        )
     for tensor in step.tensors():
         if tensor["dtype"] not in ALLOWED_DTYPES:
-            raise VerificationError(f"the tensor {tensor['name']!r} is {np.dtype(tensor['dtype'])}; a full-integer model has "
-                                    "only int8 and int32 tensors.")
+            raise VerificationError(
+                f"the tensor {tensor['name']!r} is {np.dtype(tensor['dtype'])}; a full-integer model has "
+                "only int8 and int32 tensors."
+            )
     return step
 
 
@@ -67,7 +71,9 @@ def run_everywhere(model: bytes, codes: np.ndarray) -> list[RuntimeResult]:
     for other in results[1:]:
         largest = max(lsb_histogram(results[0], other))
         if largest > MAX_LSB:
-            raise VerificationError(f"{other.runtime} differs from {results[0].runtime} by {largest} LSB (limit {MAX_LSB}).")
+            raise VerificationError(
+                f"{other.runtime} differs from {results[0].runtime} by {largest} LSB (limit {MAX_LSB})."
+            )
     return results
 
 
@@ -89,7 +95,9 @@ def _run(model: bytes, codes: np.ndarray) -> tuple[str, np.ndarray]:
         differing = int((whole.process(clip) != scores[-1]).sum())
         differing += sum(int((a != b).sum()) for a, b in zip(step.state(), whole.state()))
         if differing:
-            raise VerificationError(f"step and resized whole differ in {differing} integers of one clip; they must be equal.")
+            raise VerificationError(
+                f"step and resized whole differ in {differing} integers of one clip; they must be equal."
+            )
     return step.runtime, np.stack(scores)
 
 

@@ -41,7 +41,9 @@ def test_whole_is_causal():
 
 def test_an_architecture_may_lie_anywhere(tmp_path):
     path = tmp_path / "mine.py"
-    path.write_text("STRIDE = 1\ndef build(net, x, n_labels):\n    return net.conv(x, n_labels, 3, 'label', bias=True)\n")
+    path.write_text(
+        "STRIDE = 1\ndef build(net, x, n_labels):\n    return net.conv(x, n_labels, 3, 'label', bias=True)\n"
+    )
     whole, _ = build_whole(load_architecture(str(path)).build, 40, 3, {})
     assert whole(np.zeros((1, 10, 40), np.float32)).shape == (1, 10, 3)
 

@@ -39,12 +39,15 @@ def test_the_gate_passes_what_is_within_every_limit(recipe):
     assert {line["verdict"] for line in gate(recipe, report())} == {"ok"}
 
 
-@pytest.mark.parametrize("limit, changes", [
-    ("model_bytes", {"model_bytes": 110_001}),
-    ("macs_per_second", {"macs_per_second": 4_000_001}),
-    ("loss of accuracy by int8 on report", {"report": {"float": {"accuracy": 0.98}, "int8": {"accuracy": 0.96}}}),
-    ("accuracy on report", {"report": {"float": {"accuracy": 0.94}, "int8": {"accuracy": 0.94}}}),
-])
+@pytest.mark.parametrize(
+    "limit, changes",
+    [
+        ("model_bytes", {"model_bytes": 110_001}),
+        ("macs_per_second", {"macs_per_second": 4_000_001}),
+        ("loss of accuracy by int8 on report", {"report": {"float": {"accuracy": 0.98}, "int8": {"accuracy": 0.96}}}),
+        ("accuracy on report", {"report": {"float": {"accuracy": 0.94}, "int8": {"accuracy": 0.94}}}),
+    ],
+)
 def test_each_limit_closes_the_gate_alone(recipe, limit, changes):
     assert [line["limit_name"] for line in gate(recipe, report(**changes)) if line["verdict"] != "ok"] == [limit]
 

@@ -25,7 +25,9 @@ def blocks(language):
 def test_the_program_detects_keywords_in_ten_lines(folder):
     (program,) = blocks("python")
     assert len([line for line in program.splitlines() if line.strip()]) <= 10
-    done = subprocess.run([sys.executable, "-c", program], cwd=folder, env=environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, env=environment(), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     words = [line.split()[0] for line in done.stdout.splitlines()]
     assert words[:3] == ["yes", "left", "go"]
@@ -37,11 +39,27 @@ def test_every_edge_audio_command_of_the_readme_runs(folder):
     shutil.copy(folder / "scene.wav", clips / "a.wav")
     shutil.copy(folder / "scene.wav", folder / "a.wav")
     commands = [line.split("#")[0].split() for line in blocks("sh")[1].splitlines()]
-    assert {c[1] for c in commands} >= {"run", "listen", "classify", "info", "selftest", "bench", "plot", "features", "doctor"}
+    assert {c[1] for c in commands} >= {
+        "run",
+        "listen",
+        "classify",
+        "info",
+        "selftest",
+        "bench",
+        "plot",
+        "features",
+        "doctor",
+    }
     for command in commands:
         if command[1] == "listen":
             continue  # needs a microphone: tests/test_listen.py
-        done = subprocess.run([sys.executable, "-m", "toolkit", *command[1:]], cwd=folder, env=environment(), capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "toolkit", *command[1:]],
+            cwd=folder,
+            env=environment(),
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, (command, done.stderr)
 
 

@@ -94,8 +94,21 @@ def test_the_way_to_a_bundle(trained):
         write_wav(evaluation / clip.label / f"{i}.wav", load_waves([clip])[0], 16000)
 
     def quantize(recipe_file, out, *more):
-        command = [sys.executable, "-m", "quantize", str(recipe_file), "--weights", str(folder / "run" / "weights.npz"), "--calibration",
-                   str(data), "--evaluation", str(evaluation), "--out", str(folder / out), *more]
+        command = [
+            sys.executable,
+            "-m",
+            "quantize",
+            str(recipe_file),
+            "--weights",
+            str(folder / "run" / "weights.npz"),
+            "--calibration",
+            str(data),
+            "--evaluation",
+            str(evaluation),
+            "--out",
+            str(folder / out),
+            *more,
+        ]
         return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
     first = quantize(folder / "recipe.yaml", "first", "--data", str(data))
@@ -106,7 +119,9 @@ def test_the_way_to_a_bundle(trained):
     assert bundle.manifest.accuracy[0].split == "report"
 
     again = quantize(folder / "recipe.yaml", "again", "--data", str(data))
-    assert (folder / "again" / "tones.eab").read_bytes() == (folder / "first" / "tones.eab").read_bytes(), again.stderr[-500:]
+    assert (folder / "again" / "tones.eab").read_bytes() == (folder / "first" / "tones.eab").read_bytes(), again.stderr[
+        -500:
+    ]
 
     strict = folder / "strict.yaml"
     strict.write_text(RECIPE.replace("model_bytes: 40000", "model_bytes: 1000"))

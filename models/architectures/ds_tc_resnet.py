@@ -10,7 +10,9 @@ from __future__ import annotations
 STRIDE = 2  # frames per score
 
 
-def build(net, x, n_labels: int, width: int = 64, blocks: int = 6, kernel: int = 9, growth: int = 2, dropout: float = 0.1):
+def build(
+    net, x, n_labels: int, width: int = 64, blocks: int = 6, kernel: int = 9, growth: int = 2, dropout: float = 0.1
+):
     """x [B, T, 1, mels] -> scores [B, T/2, 1, n_labels]. Block i has a kernel of kernel + i * growth; the receptive
     field is 5 + 2 * (sum of the kernels - blocks) frames: 1.6 s by default."""
     x = net.conv(x, width, 5, "stem", stride=STRIDE)  # [B, T/2, 1, width]
