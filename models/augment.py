@@ -159,9 +159,7 @@ def make_example(
     """Example ``number`` of a plan, int16[canvas.total]."""
     canvas, source = banks.canvas, plan.source[number]
     if source == Source.SILENCE:
-        sound = background(_noise_of(audio, banks), canvas.total, rng, VARIED_SILENCE) * db(
-            rng.uniform(*settings.silence_level_db)
-        )
+        sound = noise_on_canvas(audio, banks, rng, VARIED_SILENCE) * db(rng.uniform(*settings.silence_level_db))
         if rng.random() < DIGITAL_SILENCE:
             sound = rng.integers(-1, 2, canvas.total) / FULL_SCALE if rng.random() < 0.5 else np.zeros(canvas.total)
             sound = sound.astype(np.float32)
@@ -179,15 +177,20 @@ def make_example(
     if rng.random() < settings.reverb_probability:
         sound = in_room(sound, banks, int(rng.integers(len(banks.rooms))))
     if rng.random() < settings.noise_probability:
-        noise = background(_noise_of(audio, banks), canvas.total, rng, VARIED_NOISE) * (
-            level / db(rng.uniform(*settings.noise_snr_db))
-        )
-        if rng.random() < CONTEXT_ZERO:
-            noise[: canvas.context] = 0
-        if rng.random() < FLUSH_ZERO:
-            noise[canvas.context + canvas.clip :] = 0
-        sound += noise
+        sound += noise_on_canvas(audio, banks, rng, VARIED_NOISE) * (level / db(rng.uniform(*settings.noise_snr_db)))
     return to_int16(sound * db(rng.uniform(*settings.gain_db)))
+
+
+def noise_on_canvas(audio: TrainingAudio, banks: Banks, rng: np.random.Generator, varied: float) -> np.ndarray:
+    """Background noise of mean square 1, float32[canvas.total]; it may begin with the clip, as after a reset, and end
+    with it, as a file does: an onset or an end is not a word."""
+    canvas = banks.canvas
+    noise = background(NoiseSource(audio.backgrounds, banks.noises, audio.sample_rate_hz), canvas.total, rng, varied)
+    if rng.random() < CONTEXT_ZERO:
+        noise[: canvas.context] = 0
+    if rng.random() < FLUSH_ZERO:
+        noise[canvas.context + canvas.clip :] = 0
+    return noise
 
 
 def source_clip(audio: TrainingAudio, plan: Plan, number: int, rng: np.random.Generator) -> np.ndarray:
@@ -335,10 +338,6 @@ def mixup(
 def to_int16(sound: np.ndarray) -> np.ndarray:
     """float32, full scale 1 -> int16, rounded to nearest even and saturated."""
     return np.clip(np.rint(sound * np.float32(FULL_SCALE)), -32768, 32767).astype(np.int16)
-
-
-def _noise_of(audio: TrainingAudio, banks: Banks) -> NoiseSource:
-    return NoiseSource(audio.backgrounds, banks.noises, audio.sample_rate_hz)
 
 
 def _unknown_sources(count: int, others: int, negatives: int) -> dict[Source, int]:
