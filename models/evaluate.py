@@ -83,7 +83,9 @@ def evaluate_bundle(bundle: Bundle, waves: np.ndarray, truth: np.ndarray) -> Res
     return result_of(bundle.manifest.labels, truth, predict(bundle, waves))
 
 
-def evaluate_stream(bundle: Bundle, dataset: Dataset, split: str, seed: int = 1) -> dict:
+def evaluate_stream(
+    bundle: Bundle, dataset: Dataset, split: str, threshold: float | None = None, seed: int = 1
+) -> dict:
     """The split's clips joined into one stream with noise under and between them and no reset.
 
     A keyword clip is found if its label is reported between its start and LATE_S after its end. Anything reported that
@@ -104,7 +106,7 @@ def evaluate_stream(bundle: Bundle, dataset: Dataset, split: str, seed: int = 1)
     stream += np.round(np.resize(background, len(stream))).astype(np.int32)
     stream = np.clip(stream, -32768, 32767).astype(np.int16)
 
-    pipeline = Pipeline([bundle])
+    pipeline = Pipeline([bundle], threshold=threshold)
     detections = [d for i in range(0, len(stream), rate // 50) for d in pipeline.process(stream[i : i + rate // 50])]
     found, used = 0, set()
     keywords = [i for i, c in enumerate(clips) if c.label not in NOT_KEYWORDS]
@@ -122,7 +124,7 @@ def evaluate_stream(bundle: Bundle, dataset: Dataset, split: str, seed: int = 1)
         "other_words": len(clips) - len(keywords),
         "false_accepts": len(detections) - len(used),
         "hours": round(len(stream) / rate / 3600, 3),
-        "threshold": bundle.manifest.decision.threshold,
+        "threshold": bundle.manifest.decision.threshold if threshold is None else threshold,
     }
 
 
