@@ -15,7 +15,12 @@ def decision_of(recipe: Recipe, stride: int) -> Decision:
     """The recipe's decision (in front-end frames) in model output frames, as bundles hold it."""
     d = recipe.decision
     return Decision(
-        d.window_frames // stride, -(-d.flush_frames // stride), d.threshold, d.refractory_frames // stride, "peak"
+        d.window_frames // stride,
+        -(-d.flush_frames // stride),
+        d.threshold,
+        d.refractory_frames // stride,
+        "peak",
+        max(1, d.hold_frames // stride),
     )
 
 

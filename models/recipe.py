@@ -169,6 +169,9 @@ class DecisionSettings:
     window_frames: int = setting(30, unit="frames", low=1, high=1000, doc="front-end frames whose scores are averaged")
     flush_frames: int = setting(30, unit="frames", low=0, high=1000, doc="frames of silence after a clip")
     threshold: float = setting(0.7, low=0, high=1, doc="mean score from which a stream reports a word")
+    hold_frames: int = setting(
+        10, unit="frames", low=1, high=1000, doc="for which a word stays above the threshold before it is reported"
+    )
     refractory_frames: int = setting(75, unit="frames", low=0, high=10000, doc="pause after a report in a stream")
 
 

@@ -191,7 +191,7 @@ def choose(monkeypatch):
 def fake_runtime(choose, package: str, version: str) -> None:
     module = types.ModuleType(f"{package}.interpreter")
     module.Interpreter = f"{package} {version}"
-    module.OpResolverType = types.SimpleNamespace(BUILTIN_WITHOUT_DEFAULT_DELEGATES="no delegates")
+    module.OpResolverType = types.SimpleNamespace(BUILTIN_REF="reference kernels")
     top = types.ModuleType(package)
     top.__version__, top.__path__ = version, []
     choose.setitem(sys.modules, package, top)

@@ -17,8 +17,8 @@ LABELS = ("yes", "unknown", "no", "silence")
 YES, UNKNOWN, NO, SILENCE = range(4)
 
 
-def decision(window=4, flush=3, threshold=0.6, refractory=5) -> Decision:
-    return Decision(window, flush, threshold, refractory, "peak")
+def decision(window=4, flush=3, threshold=0.6, refractory=5, hold=1) -> Decision:
+    return Decision(window, flush, threshold, refractory, "peak", hold)
 
 
 def rows(*segments: tuple[int, int, int]) -> np.ndarray:
@@ -41,7 +41,7 @@ def detect(scores: np.ndarray, rule: Decision, scale: float = 1.0, labels=LABELS
 def reference(scores: np.ndarray, labels: tuple[str, ...], rule: Decision, scale: float) -> tuple[list[Keyword], float]:
     """(detections, how near any posterior came to the threshold), from the definition alone: no state is carried."""
     found: list[Keyword] = []
-    history, nearest = [], 1.0
+    history, leads, nearest = [], [], 1.0
     for t in range(len(scores)):
         window = scores[max(0, t + 1 - rule.window_frames) : t + 1]
         sums = [sum(int(row[i]) for row in window) for i in range(len(labels))]
@@ -49,7 +49,8 @@ def reference(scores: np.ndarray, labels: tuple[str, ...], rule: Decision, scale
         history.append([value / math.fsum(e) for value in e])
         best = sums.index(max(sums))
         nearest = min(nearest, *(abs(p - rule.threshold) for p in history[t]))
-        if labels[best] in NOT_KEYWORDS or history[t][best] < rule.threshold:
+        leads.append(best if labels[best] not in NOT_KEYWORDS and history[t][best] >= rule.threshold else None)
+        if leads[-1] is None or leads[-rule.hold_frames :] != [best] * rule.hold_frames:
             continue
         if found:
             last = found[-1]
@@ -68,7 +69,7 @@ SCORES = st.one_of(
     st.integers(0, 2**32).map(lambda seed: np.random.default_rng(seed).integers(-128, 128, (60, 4)).astype(np.int8)),
 )
 RULES = st.builds(decision, st.integers(1, 7), st.integers(0, 5), st.sampled_from([0.0, 0.2, 0.35, 0.5, 0.61, 0.97, 1.0]),
-                  st.integers(0, 9))
+                  st.integers(0, 9), st.integers(1, 4))
 
 
 @hypothesis.settings(max_examples=400)
@@ -111,6 +112,13 @@ def test_a_dip_during_the_refractory_time_counts():
     """yes, then no for a moment while nothing is reported, then yes again: a second yes when the pause is over."""
     scores = rows((YES, 6, 9), (NO, 6, 9), (YES, 20, 9))
     assert detect(scores, decision(window=2, refractory=16)) == [("yes", 0), ("yes", 16)]
+
+
+def test_a_keyword_must_hold():
+    """Three outputs of "no" on the way to "yes" are not reported once a keyword has to lead for four."""
+    scores = rows((SILENCE, 5, 60), (NO, 3, 60), (YES, 8, 60))
+    assert [label for label, _ in detect(scores, decision(window=1, refractory=0))] == ["no", "yes"]
+    assert detect(scores, decision(window=1, refractory=0, hold=4)) == [("yes", 11)]
 
 
 def test_nothing_at_all_is_reported_in_the_refractory_time():

@@ -4,8 +4,9 @@ Scores (logits) of the last `window_frames` model outputs are summed in int32 ou
 start count as nothing. The posterior is softmax(sum * scale / window_frames), rounded to 1e-6 so that the last bit of
 a platform's exp cannot flip a threshold.
 
-A stream reports a keyword when it is the best label and its posterior reaches `threshold`; then nothing for
-`refractory_frames`, and the same keyword again only after its posterior has been below the threshold.
+A stream reports a keyword when it has been the best label, with a posterior of at least `threshold`, for `hold_frames`
+outputs in a row; then nothing for `refractory_frames`, and the same keyword again only after it has fallen below the
+threshold.
 A clip (rule "peak") is decided after the flush: of the windows that end at least window_frames + flush_frames after
 its start (for a clip no longer than the window: the last one), the one in which a keyword stands out most; the label is
 the best one there.
@@ -73,6 +74,7 @@ class KeywordDetector:
         self._frame = 0
         self._quiet_until = 0  # the first frame at which the next detection may come
         self._held: int | None = None  # the label that was reported and has not yet been below the threshold
+        self._leader, self._led = -1, 0  # the best keyword over the threshold, and for how many frames it has been
 
     def process(self, scores: np.ndarray) -> list[Keyword]:
         """int8 scores [m, n] -> the keywords detected in them, in order."""
@@ -87,11 +89,18 @@ class KeywordDetector:
                 p = posteriors(self._sums, self._scale, self._decision.window_frames)
                 if self._held is not None and p[self._held] < self._threshold:
                     self._held = None
-                if self._keyword[best] and p[best] >= self._threshold and self._may_report(best):
+                self._lead(best if self._keyword[best] and p[best] >= self._threshold else -1)
+                if self._led >= self._decision.hold_frames and self._may_report(best):
                     found.append(Keyword(self._labels[best], float(p[best]), self._frame))
                     self._quiet_until, self._held = self._frame + self._decision.refractory_frames, best
+            else:
+                self._lead(-1)
             self._frame += 1
         return found
+
+    def _lead(self, label: int) -> None:
+        self._led = 0 if label < 0 else self._led + 1 if label == self._leader else 1
+        self._leader = label
 
     def _may_report(self, label: int) -> bool:
         return label != self._held and self._frame >= self._quiet_until

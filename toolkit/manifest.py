@@ -99,7 +99,8 @@ class Decision:
     flush_frames: FramesOrZero  # of silence after a clip, until the receptive field has passed its end
     threshold: Fraction  # on the posterior, the softmax of the mean scores of the window
     refractory_frames: FramesOrZero  # after a detection, no other for this long
-    rule: Literal["peak"]
+    rule: Literal["peak"]  # of clips, see kws.py
+    hold_frames: Frames = 1  # a keyword is reported when it has been the best label, over the threshold, for this many
 
 
 @dataclass(frozen=True)
