@@ -31,6 +31,7 @@ from models.waves import load_training_audio as load_training_audio  # part of t
 ACTIVE_FRAME_S = 0.02
 ROOMS = 200
 PIECE_TRIES = 4  # draws of a piece of read speech until one is louder than a pause
+PIECE_CUT_OUT = 0.6  # of the pieces: about one word by itself, the rest as it was spoken
 PIECE_FLOOR = 1e-5  # mean square of a pause, full scale 1: -50 dB
 DIGITAL_SILENCE = 0.1  # of the silence class: zeros or a last bit that toggles
 VARIED_SILENCE, VARIED_NOISE = 0.5, 0.15  # chance of each variation of the noise, alone and under speech
@@ -51,7 +52,7 @@ class Source(IntEnum):
 
 
 # Shares of the unknown class by source; without negatives theirs goes to the other words.
-UNKNOWN_SHARES = {Source.OTHER: 0.6, Source.PIECE: 0.3, Source.REVERSED: 0.05, Source.SPLICE: 0.05}
+UNKNOWN_SHARES = {Source.OTHER: 0.5, Source.PIECE: 0.4, Source.REVERSED: 0.05, Source.SPLICE: 0.05}
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,8 @@ def source_clip(audio: TrainingAudio, plan: Plan, number: int, rng: np.random.Ge
     """The clean clip of an example with speech, float32[clip], full scale 1."""
     source, first = plan.source[number], plan.first[number]
     if source == Source.PIECE:
-        return random_piece(audio.negatives[first], audio.waves.shape[1], rng)
+        piece = random_piece(audio.negatives[first], audio.waves.shape[1], rng)
+        return cut_out(piece, audio.sample_rate_hz, rng) if rng.random() < PIECE_CUT_OUT else piece
     clip = to_float(audio.waves[first])
     if source == Source.REVERSED:
         return clip[::-1]
@@ -248,6 +250,26 @@ def random_piece(recording: np.ndarray, length: int, rng: np.random.Generator) -
         if piece @ piece > PIECE_FLOOR * length:
             break
     return piece
+
+
+def cut_out(piece: np.ndarray, sample_rate_hz: int, rng: np.random.Generator) -> np.ndarray:
+    """About one word of running speech by itself, float32[n]: 0.25 to 0.8 of the piece, from one dip of its energy to
+    another, with silence around it. New words in a new voice, which single recorded words never have enough of."""
+    hop = sample_rate_hz // 100
+    n = len(piece) // hop
+    power = np.einsum("fs,fs->f", piece[: n * hop].reshape(n, hop), piece[: n * hop].reshape(n, hop))
+    length = int(n * rng.uniform(0.25, 0.8))
+    begin = int(rng.integers(n - length + 1))
+    begin, end = (_quietest(power, frame, n // 12) * hop for frame in (begin, begin + length))
+    window = np.zeros_like(piece)
+    window[begin:end] = 1
+    window = np.convolve(window, np.full(hop, 1 / hop, np.float32), "same")  # edges of 10 ms
+    return piece * window
+
+
+def _quietest(power: np.ndarray, frame: int, reach: int) -> int:
+    low = max(0, frame - reach)
+    return low + int(np.argmin(power[low : frame + reach + 1]))
 
 
 def place(sound: np.ndarray, clip: np.ndarray, start: int) -> None:

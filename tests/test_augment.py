@@ -354,3 +354,18 @@ def test_mixup_mixes_features_and_targets_alike():
     assert (np.diag(mixed_targets) < 0.99).any()
     same, _ = augment.mixup(features, targets, 0, rng)
     assert same is features
+
+
+def test_a_cut_out_begins_and_ends_where_speech_is_quiet():
+    """Bursts of 100 ms with gaps of 60 ms: what is cut out is whole bursts, and most is silence around them."""
+    time = np.arange(RATE)
+    bursts = (np.sin(time / 4) * ((time + 1600) % 2560 < 1600)).astype(np.float32)
+    for seed in range(20):
+        word = augment.cut_out(bursts, RATE, np.random.default_rng(seed))
+        assert word.shape == bursts.shape and word.dtype == np.float32
+        heard = np.flatnonzero(np.abs(word) > 1e-3)
+        assert 0 < np.ptp(heard) < 0.97 * RATE
+        inside = slice(heard[0] + 160, heard[-1] - 160)
+        assert (word[inside] == bursts[inside]).all()
+        for edge in (heard[0], heard[-1]):  # within 12 ms of where a burst begins or ends
+            assert min(edge % 2560, -edge % 2560, abs(edge % 2560 - 960)) <= 200
