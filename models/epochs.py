@@ -6,6 +6,7 @@ architecture or schedule read the same files: DIR/KEY/epoch_NNNN.npz with `codes
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -23,6 +24,7 @@ from models.recipe import Recipe
 from models.waves import load_training_audio
 from toolkit.features import FeatureConfig, FrontEnd, Requantization, make_tables
 
+STALE_S = 300  # a lock this old was left by a training that was killed
 VERSION = 4  # raised by a change of models/augment.py that changes epochs
 CODE_STEP_NAT = 0.1  # of one int8 code: 255 codes span 25.5 nat
 CODE_ZERO_POINT = 10  # so that code -128 is the log floor of 1e-6
@@ -102,6 +104,24 @@ def _die_with(parent: int) -> None:
 
 
 def _make(number: int, path: Path) -> None:
+    """Makes the epoch, or waits for it where another training is making it."""
+    lock = path.with_suffix(".lock")
+    while not path.exists():
+        try:
+            lock.touch(exist_ok=False)
+        except FileExistsError:
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - lock.stat().st_mtime > STALE_S:
+                    lock.unlink()
+            time.sleep(0.5)
+            continue
+        try:
+            _write(number, path)
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _write(number: int, path: Path) -> None:
     recipe = _worker["recipe"]
     blocks = make_epoch(_worker["audio"], _worker["banks"], recipe.augment, recipe.data.seed, number)
     parts = [(codes_of(waves, recipe.features), labels) for waves, labels in blocks]
