@@ -31,7 +31,6 @@ from models.waves import load_training_audio as load_training_audio  # part of t
 ACTIVE_FRAME_S = 0.02
 ROOMS = 200
 PIECE_TRIES = 4  # draws of a piece of read speech until one is louder than a pause
-PIECE_CUT_OUT = 0.6  # of the pieces: about one word by itself, the rest as it was spoken
 PIECE_FLOOR = 1e-5  # mean square of a pause, full scale 1: -50 dB
 DIGITAL_SILENCE = 0.1  # of the silence class: zeros or a last bit that toggles
 VARIED_SILENCE, VARIED_NOISE = 0.5, 0.15  # chance of each variation of the noise, alone and under speech
@@ -52,7 +51,7 @@ class Source(IntEnum):
 
 
 # Shares of the unknown class by source; without negatives theirs goes to the other words.
-UNKNOWN_SHARES = {Source.OTHER: 0.5, Source.PIECE: 0.4, Source.REVERSED: 0.05, Source.SPLICE: 0.05}
+UNKNOWN_SHARES = {Source.OTHER: 0.6, Source.PIECE: 0.3, Source.REVERSED: 0.05, Source.SPLICE: 0.05}
 
 
 @dataclass(frozen=True)
@@ -168,7 +167,7 @@ def make_example(
             add_earlier_speech(sound, audio, canvas, rng)
         return to_int16(sound)
 
-    clip = change_speed(source_clip(audio, plan, number, rng), rng.uniform(*settings.speed))
+    clip = change_speed(source_clip(audio, plan, settings, number, rng), rng.uniform(*settings.speed))
     sound = np.zeros(canvas.total, np.float32)
     most = settings.time_shift_ms * audio.sample_rate_hz / 1000
     place(sound, clip, canvas.context + int(rng.uniform(-most, most)) + (canvas.clip - len(clip)) // 2)
@@ -194,12 +193,16 @@ def noise_on_canvas(audio: TrainingAudio, banks: Banks, rng: np.random.Generator
     return noise
 
 
-def source_clip(audio: TrainingAudio, plan: Plan, number: int, rng: np.random.Generator) -> np.ndarray:
+def source_clip(
+    audio: TrainingAudio, plan: Plan, settings: AugmentSettings, number: int, rng: np.random.Generator
+) -> np.ndarray:
     """The clean clip of an example with speech, float32[clip], full scale 1."""
     source, first = plan.source[number], plan.first[number]
     if source == Source.PIECE:
         piece = random_piece(audio.negatives[first], audio.waves.shape[1], rng)
-        return cut_out(piece, audio.sample_rate_hz, rng) if rng.random() < PIECE_CUT_OUT else piece
+        if settings.cut_out_probability and rng.random() < settings.cut_out_probability:
+            return cut_out(piece, audio.sample_rate_hz, rng)
+        return piece
     clip = to_float(audio.waves[first])
     if source == Source.REVERSED:
         return clip[::-1]

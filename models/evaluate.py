@@ -17,7 +17,7 @@ from toolkit.stream import Pipeline
 
 Z95 = 1.959964
 GAP_S = (0.4, 1.2)  # between the clips of a joined stream
-STREAM_NOISE_DB = -50.0  # of full scale, under the whole joined stream
+GAP_NOISE_DB = -50.0  # of full scale, between the clips of a joined stream
 LATE_S = 0.7  # after the end of a clip until which its detection counts
 
 
@@ -86,7 +86,7 @@ def evaluate_bundle(bundle: Bundle, waves: np.ndarray, truth: np.ndarray) -> Res
 def evaluate_stream(
     bundle: Bundle, dataset: Dataset, split: str, threshold: float | None = None, seed: int = 1
 ) -> dict:
-    """The split's clips joined into one stream with noise under and between them and no reset.
+    """The split's clips joined into one stream with noise between them and no reset.
 
     A keyword clip is found if its label is reported between its start and LATE_S after its end. Anything reported that
     no clip explains is a false accept. Compared with the same keyword clips classified one by one.
@@ -98,13 +98,11 @@ def evaluate_stream(
     waves = load_waves(clips, dataset.settings.clip_s, rate)
     gaps = (rng.uniform(*GAP_S, len(clips)) * rate).astype(int)
     starts = np.cumsum(gaps) + np.arange(len(clips)) * waves.shape[1]
-    stream = np.zeros(starts[-1] + waves.shape[1] + rate, np.int32)
-    for start, wave in zip(starts, waves):
-        stream[start : start + len(wave)] += wave
     background = read_wave(dataset.backgrounds(split)[0], rate).astype(float)
-    background *= 32768 * 10 ** (STREAM_NOISE_DB / 20) / np.sqrt(np.mean(background**2))
-    stream += np.round(np.resize(background, len(stream))).astype(np.int32)
-    stream = np.clip(stream, -32768, 32767).astype(np.int16)
+    background *= 32768 * 10 ** (GAP_NOISE_DB / 20) / np.sqrt(np.mean(background**2))
+    stream = np.resize(np.round(background), starts[-1] + waves.shape[1] + rate).clip(-32768, 32767).astype(np.int16)
+    for start, wave in zip(starts, waves):
+        stream[start : start + len(wave)] = wave
 
     pipeline = Pipeline([bundle], threshold=threshold)
     detections = [d for i in range(0, len(stream), rate // 50) for d in pipeline.process(stream[i : i + rate // 50])]

@@ -111,6 +111,9 @@ class AugmentSettings:
     silence_level_db: tuple[float, float] = setting(
         (-70.0, -20.0), unit="dB of full scale", low=-100, high=0, doc="level of the silence class, uniform in dB"
     )
+    cut_out_probability: float = setting(
+        0.0, low=0, high=1, doc="pieces of running speech of which about one word is cut out, with silence around it"
+    )
     mixup_alpha: float = setting(0.0, low=0, high=10, doc="mixing of two examples (Zhang et al. 2018); 0 leaves it out")
     specaugment: SpecAugmentSettings = SpecAugmentSettings()
 
@@ -180,7 +183,15 @@ class BudgetSettings:
     """What the finished bundle must keep; nothing: not limited."""
 
     accuracy_floor: float | None = setting(None, low=0, high=1, doc="least accuracy of the int8 model on report")
-    max_accuracy_loss: float | None = setting(None, low=0, high=1, doc="greatest loss of accuracy from float to int8")
+    mean_accuracy_floor: float | None = setting(
+        None, low=0, high=1, doc="least mean accuracy of a release's trainings, int8 on report"
+    )
+    embedded_accuracy_floor: float | None = setting(
+        None, low=0, high=1, doc="least accuracy of the int8 model on the embedded evaluation set"
+    )
+    max_accuracy_loss: float | None = setting(
+        None, low=0, high=1, doc="greatest loss of accuracy from float to int8 on report"
+    )
     model_bytes: int | None = setting(None, unit="bytes", low=1, doc="greatest size of the flatbuffer")
     macs_per_second: int | None = setting(None, unit="MAC/s", low=1, doc="greatest cost of a second of audio")
     arena_bytes: int | None = setting(None, unit="bytes", low=1, doc="greatest tensor arena on a microcontroller")

@@ -18,7 +18,7 @@ def make_card(recipe: Recipe, about: str, known: dict, licences: list[dict]) -> 
         _table(["what", "accuracy"], _accuracy_rows(details, chosen, mean)),
         "Recall per label on `report`:",
         _table(list(details["report"]["recall"]), [[f"{v:.1%}" for v in details["report"]["recall"].values()]]),
-        "Clips joined into one stream with noise under and between them and no reset:",
+        "Clips joined into one stream with noise between them and no reset:",
         _table(
             ["split", "keywords", "found in the stream", "right as clips", "other words", "false accepts", "hours"],
             [_stream_row(s) for s in details["stream"]],

@@ -99,7 +99,7 @@ def release(recipe, data: Path, runs: list[Path]) -> dict:
         "macs_per_second": best["converted"].macs_per_second,
     }
     known = {"model_sha256": hashlib.sha256(model).hexdigest(), "figures": figures, "details": details}
-    floor = recipe.budget.accuracy_floor
+    floor = recipe.budget.mean_accuracy_floor
     if floor is not None and mean[0] < floor:
         raise BudgetError(
             f"the mean accuracy on report is {mean[0]:.4f}, the recipe's floor is {floor}; nothing was released."

@@ -46,20 +46,21 @@ def scene() -> np.ndarray:
     return samples
 
 
-def spoken_keywords() -> list[dict[str, Any]]:
-    """The keywords said in the scene, in order: label, onset, offset in seconds."""
+FIRST_WORDS = 132_800  # samples of the scene, in which three keywords can be detected
+LATEST_S = 0.7  # after the end of a word its detection may come
+
+
+def spoken_keywords(seconds: float = 1e9) -> list[dict[str, Any]]:
+    """The keywords said in the first seconds of the scene, in order: label, onset, offset in seconds."""
     said = json.loads((SAMPLES / "scene.json").read_text("utf-8"))["utterances"]
-    return [utterance for utterance in said if utterance["label"] not in NOT_KEYWORDS]
+    return [word for word in said if word["label"] not in NOT_KEYWORDS and word["offset"] + LATEST_S <= seconds]
 
 
-def match_keywords(detections: list[tuple[str, float]]) -> tuple[list[str], list[tuple[str, float]]]:
-    """(the words of the scene that no detection (label, time) fits, the detections that fit no word).
-
-    A detection fits from the word's onset to 0.7 s after its end.
-    """
+def match_keywords(detections: list[tuple[str, float]], seconds: float = 1e9) -> tuple[list[str], list[tuple[str, float]]]:
+    """(the words of the scene that no detection (label, time) fits, the detections that fit no word)."""
     left, missed = list(detections), []
-    for word in spoken_keywords():
-        fitting = [d for d in left if d[0] == word["label"] and word["onset"] <= d[1] <= word["offset"] + 0.7]
+    for word in spoken_keywords(seconds):
+        fitting = [d for d in left if d[0] == word["label"] and word["onset"] <= d[1] <= word["offset"] + LATEST_S]
         if fitting:
             left.remove(fitting[0])
         else:

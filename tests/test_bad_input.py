@@ -105,8 +105,8 @@ def test_one_bad_file_does_not_stop_the_others(capsys, tmp_path, command):
     (tmp_path / "b.wav").write_bytes(wav_bytes(PCM)[:-1000])
     assert main([command, "kws", str(tmp_path)]) == 1
     output = capsys.readouterr()
-    files = [json.loads(line)["file"] for line in output.out.splitlines()]
-    assert files == [str(tmp_path / "a.wav"), str(tmp_path / "c.wav")]
+    files = dict.fromkeys(json.loads(line)["file"] for line in output.out.splitlines())
+    assert list(files) == [str(tmp_path / "a.wav"), str(tmp_path / "c.wav")]
     first, second = output.err.splitlines()
     assert first.startswith(f"edge-audio: {tmp_path / 'b.wav'} is truncated")
     assert second == "edge-audio: 1 of 3 files could not be used."

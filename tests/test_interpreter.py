@@ -220,7 +220,7 @@ def test_the_preferred_runtime_comes_first(choose):
     interpreter._runtime.cache_clear()
     fake_runtime(choose, "tflite_runtime", "2.14.0")
     assert runtime_name() == "tflite-runtime-2.14"
-    assert interpreter._runtime()[1] == {"num_threads": 1, "experimental_op_resolver_type": "no delegates"}
+    assert interpreter._runtime()[1] == {"num_threads": 1, "experimental_op_resolver_type": "reference kernels"}
 
 
 def test_the_environment_chooses(choose):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_sounddevice import FakeSound
-from released import SAMPLES, SCENE, changed, match_keywords, released, scene
+from released import FIRST_WORDS, SAMPLES, SCENE, changed, match_keywords, released, scene
 from wav_files import needs_soundfile, needs_soxr, wav_bytes
 
 from toolkit import __version__
@@ -26,7 +26,6 @@ from toolkit.wav import write_wav
 
 ROOT = Path(__file__).resolve().parents[1]
 DETECTION = ["file", "bundle", "version", "task", "label", "score", "time"]
-FIRST_WORDS_S = 8  # of the scene, with three keywords in them
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +56,7 @@ def start(*argv, **options) -> subprocess.Popen[bytes]:
 @pytest.fixture(scope="module")
 def first_words(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("audio") / "words.wav"
-    write_wav(path, scene()[: FIRST_WORDS_S * 16000])
+    write_wav(path, scene()[: FIRST_WORDS])
     return path
 
 
@@ -143,13 +142,14 @@ def test_other_rates_are_resampled_and_said(edge_audio, tmp_path):
     import soxr
 
     cd = tmp_path / "cd.wav"
-    write_wav(cd, soxr.resample(scene()[: FIRST_WORDS_S * 16000], 16000, 44100), 44100)
+    write_wav(cd, soxr.resample(scene()[: FIRST_WORDS], 16000, 44100), 44100)
     lines = edge_audio("run", "kws", cd, stderr=f"edge-audio: {cd}: 44100 Hz resampled to 16000 Hz\n")
-    assert [line["label"] for line in lines] == ["yes", "left", "go"]
+    missed, extra = match_keywords([(line["label"], line["time"]) for line in lines], FIRST_WORDS / 16000)
+    assert missed == [] and len(extra) <= 1
 
 
 def test_a_channel_is_chosen_and_said(edge_audio, first_words, tmp_path):
-    words = scene()[: FIRST_WORDS_S * 16000]
+    words = scene()[: FIRST_WORDS]
     stereo = tmp_path / "stereo.wav"
     stereo.write_bytes(wav_bytes(np.stack([0 * words, words], axis=1).tobytes(), channels=2))
     alone = edge_audio("run", "kws", first_words)
@@ -164,7 +164,7 @@ def test_more_than_16_bits_are_rounded_and_said(edge_audio, first_words, tmp_pat
     import soundfile
 
     fine = tmp_path / "fine.wav"
-    soundfile.write(fine, scene()[: FIRST_WORDS_S * 16000] / 32768, 16000, subtype)
+    soundfile.write(fine, scene()[: FIRST_WORDS] / 32768, 16000, subtype)
     lines = edge_audio("run", "kws", fine, stderr=f"edge-audio: {fine}: {subtype} samples rounded to 16 bits\n")
     assert [{**line, "file": str(first_words)} for line in lines] == edge_audio("run", "kws", first_words)
 
@@ -231,7 +231,7 @@ def test_features(edge_audio, first_words, tmp_path):
     (line,) = edge_audio("features", "kws", first_words, tmp_path / "out.npy")
     features = np.load(tmp_path / "out.npy")
     config = released().manifest.front_end.config
-    expected = FrontEnd(make_tables(FeatureConfig(**config)), "numpy").process(scene()[: FIRST_WORDS_S * 16000])
+    expected = FrontEnd(make_tables(FeatureConfig(**config)), "numpy").process(scene()[: FIRST_WORDS])
     assert features.dtype == np.int16 and np.array_equal(features, expected)
     assert line == {"file": str(first_words), "output": str(tmp_path / "out.npy"), "frames": len(expected),
                     "width": expected.shape[1], "fraction_bits": config["output_fraction_bits"],
@@ -266,8 +266,9 @@ def test_bench_and_its_bar(edge_audio):
 
 def test_plot(edge_audio, first_words, tmp_path):
     pytest.importorskip("matplotlib")
+    found = edge_audio("run", "kws", first_words)
     (line,) = edge_audio("plot", "kws", first_words, tmp_path / "out.png")
-    assert line == {"file": str(first_words), "output": str(tmp_path / "out.png"), "detections": 3}
+    assert line == {"file": str(first_words), "output": str(tmp_path / "out.png"), "detections": len(found)}
     from matplotlib.image import imread
 
     picture = imread(tmp_path / "out.png")

@@ -45,6 +45,7 @@ def test_the_gate_passes_what_is_within_every_limit(recipe):
         ("model_bytes", {"model_bytes": 110_001}),
         ("macs_per_second", {"macs_per_second": 4_000_001}),
         ("loss of accuracy by int8 on report", {"report": {"float": {"accuracy": 0.98}, "int8": {"accuracy": 0.96}}}),
+        ("accuracy on embedded", {"embedded": {"float": {"accuracy": 0.92}, "int8": {"accuracy": 0.92}}}),
         ("accuracy on report", {"report": {"float": {"accuracy": 0.94}, "int8": {"accuracy": 0.94}}}),
     ],
 )

@@ -20,7 +20,7 @@ from released import released
 from toolkit.interpreter import RUNTIMES
 
 ROOT = Path(__file__).resolve().parents[1]
-TURNS = 6
+TURNS = 5
 BARE = """
 import numpy
 from {package}.interpreter import Interpreter, OpResolverType

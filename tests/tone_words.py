@@ -44,5 +44,5 @@ model: {architecture: ds_tc_resnet, parameters: {width: 16, blocks: 2}}
 train: {epochs: 15, batch_size: 8, learning_rate: 1e-2, warmup_epochs: 1, ema_decay: 0.8, checkpoint_every: 1}
 quantize: {representative_clips: 16}
 decision: {window_frames: 100, flush_frames: 20}
-budget: {max_accuracy_loss: 0.2, model_bytes: 40000}
+budget: {max_accuracy_loss: 0.2, embedded_accuracy_floor: 0.5, model_bytes: 40000}
 """

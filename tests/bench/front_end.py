@@ -14,16 +14,20 @@ import argparse
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
 
 import peers
 from peers import BATCHES, HOP, OURS, PEERS, REFERENCE, STREAMED
+
+from toolkit import native
+from toolkit.errors import EdgeAudioError
+from toolkit.features import FeatureConfig, make_tables
 
 MODES = (STREAMED, BATCHES)
 REPETITIONS = 15
@@ -44,7 +48,9 @@ def start_all() -> tuple[dict[str, peers.Process], list[str]]:
         except ImportError:
             skipped.append(f"{name}: not installed; pip install {peer.package}")
         except Exception as error:  # of any library: a peer that does not start must not hide the others
-            skipped.append(f"{name}: {error}")
+            if not peer.package:
+                raise
+            skipped.append(f"{name}: it does not start ({error})")
     return started, skipped
 
 
@@ -77,7 +83,7 @@ def measure_cpu(started: dict[str, peers.Process]) -> list[dict]:
     reference = times.get((REFERENCE, STREAMED))
     found = []
     for (name, mode), kept in times.items():
-        row = {"front_end": name, "mode": mode}
+        row = {"front_end": name, "mode": mode, "block_ms": PEERS[name].block(mode) // 16}
         row |= {"cpu_us_min": round(min(kept), 3), "cpu_us_median": round(median(kept), 3)}
         if reference:
             row["ratio"] = round(min(kept) / min(reference), 4)
@@ -86,33 +92,56 @@ def measure_cpu(started: dict[str, peers.Process]) -> list[dict]:
     return found
 
 
-def collected(name: str, mode: str, seconds: float, *options: str) -> int:
-    """Instructions that callgrind counts while peers.py streams `seconds` of audio."""
+def collected(command: list[str], toggle: str) -> int:
+    """Instructions that callgrind counts while the command runs, in all of it or in the function `toggle`."""
     with tempfile.TemporaryDirectory() as folder:
-        command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out", *options, sys.executable,
-                   str(Path(peers.__file__)), name, mode, str(seconds)]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **peers.ONE_THREAD})
+        valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out"]
+        done = subprocess.run([*valgrind, *([f"--toggle-collect={toggle}"] if toggle else []), *command],
+                              capture_output=True, text=True, env={**os.environ, **peers.ENVIRONMENT})
     if done.returncode != 0:
-        raise RuntimeError(f"callgrind of {name}: {done.stderr.strip().splitlines()[-1]}")
+        raise RuntimeError(f"callgrind {command}: {done.stderr.strip().splitlines()[-1]}")
     return int(re.search(r"Collected : (\d+)", done.stderr)[1])
 
 
-def instructions(name: str, mode: str, *options: str) -> int:
-    """Per frame, without starting up: of 7 s of audio less those of 2 s."""
-    return round((collected(name, mode, 7, *options) - collected(name, mode, 2, *options)) / (5 * 16000 / HOP))
+def per_frame(command_for: Callable[[int], list[str]], toggle: str = "") -> int:
+    """Without starting up: the instructions of 7 s of audio less those of 2 s."""
+    return round((collected(command_for(7), toggle) - collected(command_for(2), toggle)) / (5 * 16000 / HOP))
 
 
-def measure_instructions(started: dict[str, peers.Process]) -> list[dict]:
+def core_instructions() -> int:
+    """Of ea_frontend_process, per frame, in blocks of 20 ms."""
+    core = native.LIBRARY.parent
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "tables").write_bytes(make_tables(FeatureConfig()).blob)
+        subprocess.run([os.environ.get("CC", "gcc"), "-O2", f"-I{core}", str(Path(__file__).with_name("stream.c")),
+                        str(native.LIBRARY), f"-Wl,-rpath,{core}", "-o", str(folder / "stream")], check=True)
+
+        def command(seconds: int) -> list[str]:
+            samples = folder / f"samples{seconds}"
+            samples.write_bytes(peers.speech(seconds).tobytes())
+            return [str(folder / "stream"), str(folder / "tables"), str(samples), "320"]
+
+        return per_frame(command, "ea_frontend_process")
+
+
+def measure_instructions(names: Iterable[str]) -> list[dict]:
     found = []
-    for name in started:
+    for name in names:
         peer = PEERS[name]
         if peer.too_slow_to_count:
             continue
         print(f"counting instructions of {name} ...", file=sys.stderr)
         for mode in MODES:
-            row = {"front_end": name, "mode": mode, "instructions": instructions(name, mode)}
-            if peer.c_function and mode == STREAMED:
-                row["instructions_in_c"] = instructions(name, mode, f"--toggle-collect={peer.c_function}")
+            def command(seconds: int, name: str = name, mode: str = mode) -> list[str]:
+                return [sys.executable, str(Path(peers.__file__)), name, mode, str(seconds)]
+
+            row = {"front_end": name, "mode": mode, "block_ms": peer.block(mode) // 16}
+            row["instructions"] = per_frame(command)
+            if name == OURS and mode == STREAMED:
+                row["instructions_in_c"] = core_instructions()
+            elif name == REFERENCE and mode == STREAMED:
+                row["instructions_in_c"] = per_frame(command, "FrontendProcessSamples")
             found.append(row)
     return found
 
@@ -125,10 +154,10 @@ def print_table(found: list[dict]) -> None:
                ("cpu_us_median", "median", 9, ".2f"), ("instructions", "instructions", 14, ",d"),
                ("instructions_in_c", "of them in C", 14, ",d")]
     titles = "".join(f"{title:>{width}}" for _, title, width, _ in columns)
-    print(f"\n{'one 10 ms frame':24}{'fed':14}{titles}", file=sys.stderr)
+    print(f"\n{'one 10 ms frame':24}{'fed, ms':>9}{titles}", file=sys.stderr)
     for (name, mode), row in rows.items():
         values = "".join(f"{format(row[key], form) if key in row else '-':>{width}}" for key, _, width, form in columns)
-        print(f"{name:24}{mode:14}{values}", file=sys.stderr)
+        print(f"{name:24}{row['block_ms']:9}{values}", file=sys.stderr)
 
 
 def check_bars(found: list[dict]) -> tuple[list[str], list[str]]:
@@ -150,16 +179,21 @@ def main() -> int:
     parser.add_argument("--no-instructions", action="store_true", help="skip callgrind, which takes two minutes")
     options = parser.parse_args()
 
-    started, skipped = start_all()
+    try:
+        started, skipped = start_all()
+    except EdgeAudioError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
     found = measure_cpu(started)
-    if options.no_instructions:
-        pass
-    elif shutil.which("valgrind"):
-        found += measure_instructions(started)
-        skipped += [f"{name}: instructions not counted; it takes minutes to start under callgrind"
-                    for name in started if PEERS[name].too_slow_to_count]
-    else:
-        skipped.append("instructions: valgrind is not installed; sudo apt install valgrind")
+    if not options.no_instructions:
+        try:
+            found += measure_instructions(started)
+            skipped += [f"{name}: instructions not counted; it takes minutes to start under callgrind"
+                        for name in started if PEERS[name].too_slow_to_count]
+        except FileNotFoundError as error:
+            skipped.append(f"instructions: {error.filename} is not installed; sudo apt install valgrind gcc")
+        except (RuntimeError, subprocess.CalledProcessError) as error:
+            skipped.append(f"instructions: {error}")
     for row in found:
         print(json.dumps(row), flush=True)
     print_table(found)

@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONHASHSEED": "0",
-              "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-os.environ.update(ONE_THREAD)  # before any library starts threads, whose spinning would count as CPU time
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONHASHSEED": "0",
+               "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+os.environ.update(ENVIRONMENT)  # before any library starts threads, whose spinning would count as CPU time
 
 import numpy as np  # noqa: E402
 
@@ -110,21 +110,24 @@ class Peer:
     package: str = ""  # to install from PyPI
     streaming_block: int = 320  # samples
     as_bytes: bool = False
-    c_function: str = ""  # does all the work of a call, so that the cost of the call itself can be told apart
     too_slow_to_count: bool = False  # under callgrind
+
+    def block(self, mode: str) -> int:
+        """Samples of one call."""
+        return self.streaming_block if mode == STREAMED else 16000
 
     def blocks(self, samples: np.ndarray, mode: str) -> list:
         """The samples cut as this peer takes them, whole blocks only."""
-        size = self.streaming_block if mode == STREAMED else 16000
+        size = self.block(mode)
         cut = [samples[i : i + size] for i in range(0, len(samples) - size + 1, size)]
         return [block.tobytes() for block in cut] if self.as_bytes else cut
 
 
 OURS, OURS_NUMPY, REFERENCE = "toolkit, C core", "toolkit, numpy", "pymicro-features"
 PEERS = {
-    OURS: Peer(lambda: toolkit_front_end("native"), c_function="ea_frontend_process"),
+    OURS: Peer(lambda: toolkit_front_end("native")),
     OURS_NUMPY: Peer(lambda: toolkit_front_end("numpy")),
-    REFERENCE: Peer(pymicro_features, "pymicro-features", streaming_block=HOP, as_bytes=True, c_function="FrontendProcessSamples"),
+    REFERENCE: Peer(pymicro_features, "pymicro-features", streaming_block=HOP, as_bytes=True),
     "python_speech_features": Peer(python_speech_features, "python_speech_features"),
     "librosa": Peer(librosa, "librosa", too_slow_to_count=True),
     "tf.signal": Peer(tf_signal, "tensorflow", too_slow_to_count=True),
