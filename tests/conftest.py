@@ -41,6 +41,16 @@ def pytest_configure(config: pytest.Config) -> None:
 HOST_TESTS = [f"test_{name}.py" for name in
               ("augment", "data", "fetch", "layers", "oracle", "quantize", "recipe", "samples", "train")]
 collect_ignore = [] if importlib.util.find_spec("tensorflow") else HOST_TESTS
+# These hold TensorFlow in the process, in which tflite-runtime then loads no model: `make check` runs them by themselves.
+TENSORFLOW_TESTS = ("test_layers.py", "test_train.py")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    named = any(argument.endswith(TENSORFLOW_TESTS) for argument in config.args)
+    if collection_path.suffix == ".py" and (collection_path.name in TENSORFLOW_TESTS) != named:
+        return collection_path.name.startswith("test_") or None
+    return None
+
 
 
 def pytest_report_header() -> list[str]:

@@ -56,7 +56,7 @@ def spoken_keywords(seconds: float = 1e9) -> list[dict[str, Any]]:
     return [word for word in said if word["label"] not in NOT_KEYWORDS and word["offset"] + LATEST_S <= seconds]
 
 
-def match_keywords(detections: list[tuple[str, float]], seconds: float = 1e9) -> tuple[list[str], list[tuple[str, float]]]:
+def match_keywords(detections: list[tuple[str, float]], seconds: float = 1e9) -> tuple[list, list]:
     """(the words of the scene that no detection (label, time) fits, the detections that fit no word)."""
     left, missed = list(detections), []
     for word in spoken_keywords(seconds):
@@ -75,7 +75,7 @@ def scores_role() -> str:
                           else bundle.manifest.selftest.exact[0])
 
 
-def changed(path: Path, members: dict[str, bytes] | None = None, key: PrivateKey | None = None, **fields: Any) -> Bundle:
+def changed(path: Path, members: dict[str, bytes] | None = None, key: PrivateKey | None = None, **fields) -> Bundle:
     """The released bundle with other members (by role) or manifest fields, right in every hash, written to path."""
     original = released()
     contents = {role: (member.file, original.members[role]) for role, member in original.manifest.members.items()}

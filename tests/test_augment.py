@@ -268,6 +268,7 @@ def test_splices_are_of_two_words(audio, banks):
         clip = augment.source_clip(
             audio,
             augment.Plan(np.array([Source.SPLICE]), np.array([0]), np.array([1]), np.array([2])),
+            RECIPE.augment,
             0,
             np.random.default_rng(seed),
         )

@@ -58,8 +58,10 @@ def test_there_is_a_header_per_source():
 
 @pytest.fixture(scope="module", params=[[], ["-DEA_CHECK"]], ids=["release", "checked"])
 def objects(request, compiler, tmp_path_factory) -> Path:
+    """The objects as for a microcontroller; on x86-64 gcc adds to each clone of a loop a question to the processor."""
     folder = tmp_path_factory.mktemp("objects")
-    flags = ["-std=c99", "-pedantic", "-O2", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror", "-fPIC"]
+    flags = ["-std=c99", "-pedantic", "-O2", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror", "-fPIC",
+             "-DEA_CLONES="]
     for path in C_FILES:
         done = subprocess.run([compiler, *flags, *request.param, "-c", str(path), "-o", str(folder / f"{path.stem}.o")],
                               capture_output=True, text=True)

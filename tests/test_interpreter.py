@@ -59,7 +59,8 @@ def test_any_split_gives_the_same_scores(lengths, n):
     codes = random_codes(n, model.input.shape[2], seed=n)
     scores = model.process(codes)
     whole_state = model.state()
-    assert scores.dtype == np.int8 and scores.shape == (n // model.frames_per_step * model.output.shape[1], model.output.shape[2])
+    _, outputs, labels = model.output.shape
+    assert scores.dtype == np.int8 and scores.shape == (n // model.frames_per_step * outputs, labels)
     model.reset()
     parts = [model.process(codes[part]) for part in cuts(lengths, n)]
     assert np.array_equal(np.concatenate([scores[:0], *parts]), scores)
@@ -237,7 +238,7 @@ def test_the_environment_chooses(choose):
 
 def test_none_is_one_sentence(choose):
     without_runtimes(choose)
-    with pytest.raises(MissingPartError, match="^no TFLite runtime is installed; install tflite-runtime .* or ai-edge-litert"):
+    with pytest.raises(MissingPartError, match="^no TFLite runtime is installed; install tflite-run.*ai-edge-litert"):
         runtime_name()
 
 
@@ -246,7 +247,7 @@ def test_numpy_2_passes_over_tflite_runtime(choose):
     without_runtimes(choose)
     choose.setattr(np, "__version__", "2.1.0")
     fake_runtime(choose, "tflite_runtime", "2.14.0")
-    with pytest.raises(MissingPartError, match=r"tflite-runtime 2.14.0 cannot work with numpy 2.1.0, it needs `numpy<2`"):
+    with pytest.raises(MissingPartError, match="tflite-runtime 2.14.0 cannot work with numpy 2.1.0, it needs .numpy<2"):
         runtime_name()
     fake_runtime(choose, "ai_edge_litert", "2.3.0")
     assert runtime_name() == "ai-edge-litert-2.3"

@@ -71,15 +71,15 @@ def test_what_is_said_is_detected_as_from_a_file(virtual_microphone, tmp_path): 
     words = spoken_keywords(FIRST_WORDS / RATE_HZ)
     assert len(words) == 3
     for word in words:
-        (at,) = [d.time for d in expected if d.label == word["label"] and word["onset"] <= d.time <= word["offset"] + LATEST_S]
+        latest = word["offset"] + LATEST_S
+        (at,) = [d.time for d in expected if d.label == word["label"] and word["onset"] <= d.time <= latest]
         place_s = place_of(heard, said, round(at * RATE_HZ)) / RATE_HZ
         assert [line["label"] for line in lines if abs(line["time"] - place_s) <= 0.1] == [word["label"]]
 
 
 def place_of(heard: np.ndarray, said: np.ndarray, end: int) -> int:
-    """Where sample `end` of what was said lies in what was heard, by the latest 50 ms before it that came through whole.
-
-    (A sound server on a busy machine may insert silence between them.)
+    """Where sample `end` of what was said lies in what was heard: by the last 50 ms before it that came through whole,
+    for a sound server on a busy machine may insert silence.
     """
     for start in range(end - 800, 0, -400):
         found = heard.tobytes().find(said[start : start + 800].tobytes())
@@ -110,6 +110,8 @@ def test_a_busy_machine_is_told(virtual_microphone):  # noqa: F811
     released()
     slow = LISTEN_AND_KEEP.replace("    block =", "    __import__('time').sleep(0 if heard.tell() else 3)\n    block =")
     command = [sys.executable, "-c", slow, "/dev/null", "listen", "kws", "--seconds", "2"]
-    done = subprocess.run(command, env=virtual_microphone.environment, capture_output=True, text=True, timeout=TIMEOUT_S)
+    environment = virtual_microphone.environment
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
     assert done.returncode == 0 and done.stdout == ""
-    assert re.search(r"^edge-audio: warning: this machine is too slow, [1-9]\d* blocks were dropped so far$", done.stderr, re.M)
+    warning = r"^edge-audio: warning: this machine is too slow, [1-9]\d* blocks were dropped so far$"
+    assert re.search(warning, done.stderr, re.M)

@@ -1,6 +1,7 @@
 """Every gate of the quantization stage is shown closing, and the released bundle is what it makes."""
 
 import dataclasses
+import importlib.util
 import json
 import subprocess
 import sys
@@ -9,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("tensorflow", reason="tensorflow is not installed (requirements-host.txt)")
+if importlib.util.find_spec("tensorflow") is None:
+    pytest.skip("tensorflow is not installed (requirements-host.txt)", allow_module_level=True)
 
 from models.evaluate import load_folder, wilson
 from models.recipe import load_recipe
@@ -111,7 +113,7 @@ def test_runtimes_agree_within_the_bound(recipe):
     results = run_everywhere(model, codes)
     assert [r.runtime.rsplit("-", 1)[0] for r in results] == ["tflite-runtime", "ai-edge-litert"]
     assert max(lsb_histogram(*results)) <= MAX_LSB
-    assert len({r.scores.tobytes() for r in results}) >= 1 and np.ptp(results[0].scores) > 20  # not constant
+    assert np.ptp(results[0].scores.astype(int)) > 100  # not constant
 
 
 def test_lsb_histogram_counts_every_difference():

@@ -17,14 +17,16 @@ from toolkit.interpreter import StepModel, runtime_name
 from toolkit.manifest import SCORES_ROLE, Selftest
 from toolkit.selftest import selftest
 
-FIELDS = ["bundle", "version", "sha256", "runtime", "backend", "features_equal", "max_lsb", "limit_lsb", "passed", "reason"]
+FIELDS = ["bundle", "version", "sha256", "runtime", "backend", "features_equal", "max_lsb", "limit_lsb", "passed",
+          "reason"]
 
 
 def test_the_released_bundle_passes(backend):
     result = selftest(released(), backend)
     assert list(result) == FIELDS
     assert result["passed"] is True and result["reason"] is None and result["features_equal"] is True
-    assert result["max_lsb"] <= result["limit_lsb"] and (result["runtime"], result["backend"]) == (runtime_name(), backend)
+    assert (result["runtime"], result["backend"]) == (runtime_name(), backend)
+    assert result["max_lsb"] <= result["limit_lsb"]
     assert result["sha256"] == released().sha256
 
 
@@ -90,7 +92,7 @@ def test_a_front_end_that_is_one_off_fails(monkeypatch):
         return features
 
     monkeypatch.setattr(stream.FrontEnd, "process", miscompiled)
-    assert selftest(released())["reason"] == "the front end gives other integers than those the bundle was measured with"
+    assert selftest(released())["reason"].startswith("the front end gives other integers")
 
 
 # --- a runtime that the bundle does not know ---

@@ -62,7 +62,8 @@ def weights(request, tmp_path_factory) -> dict[str, tuple[float, float, list[str
     measured = {name: [] for name in programs}
     for turn in range(1 + TURNS):
         for name, program in programs.items():
-            done = subprocess.run([sys.executable, "-c", program + FIGURES], env=environment, capture_output=True, text=True)
+            command = [sys.executable, "-c", program + FIGURES]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
             if turn:  # the first one compiles
                 measured[name].append(json.loads(done.stdout))

@@ -32,7 +32,7 @@ def library() -> ctypes.CDLL | None:
     path = Path(named or LIBRARY)
     if not path.exists():
         if named:
-            raise MissingPartError(f"EDGE_AUDIO_CORE names {named}, which does not exist; build it or unset the variable.")
+            raise MissingPartError(f"EDGE_AUDIO_CORE names {named}, which is not there; build it or unset the name.")
         return None
     try:
         lib = ctypes.CDLL(str(path))

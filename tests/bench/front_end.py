@@ -155,7 +155,7 @@ def print_table(found: list[dict]) -> None:
                ("instructions_in_c", "of them in C", 14, ",d")]
     titles = "".join(f"{title:>{width}}" for _, title, width, _ in columns)
     print(f"\n{'one 10 ms frame':24}{'fed, ms':>9}{titles}", file=sys.stderr)
-    for (name, mode), row in rows.items():
+    for (name, _), row in rows.items():
         values = "".join(f"{format(row[key], form) if key in row else '-':>{width}}" for key, _, width, form in columns)
         print(f"{name:24}{row['block_ms']:9}{values}", file=sys.stderr)
 
