@@ -24,6 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     evaluate.add_argument("--data", type=Path, required=True)
     evaluate.add_argument("--bundle", default=None, help="path or released name (default: the recipe's name)")
     evaluate.add_argument("--split", choices=("tune", "report", "test"), default="report")
+    evaluate.add_argument("--threshold", type=float, help="of the stream, instead of the bundle's")
     fetch = commands.add_parser("fetch", help="download a public data set")
     fetch.add_argument("name", help="speech_commands")
     fetch.add_argument("dest", type=Path, nargs="?", default=Path("data"))
@@ -73,7 +74,7 @@ def _evaluate(arguments) -> int:
             {"bundle": bundle.manifest.name, "sha256": bundle.sha256, "split": arguments.split, **result.to_dict()}
         )
     )
-    print(json.dumps({"stream": evaluate_stream(bundle, dataset, arguments.split)}))
+    print(json.dumps({"stream": evaluate_stream(bundle, dataset, arguments.split, arguments.threshold)}))
     return 0
 
 

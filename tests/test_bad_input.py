@@ -123,7 +123,7 @@ def test_bad_standard_input(content, words):
 
 
 def edge_audio(*argv, **options) -> subprocess.CompletedProcess[bytes]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
     command = [sys.executable, "-m", "toolkit", *map(str, argv)]
     return subprocess.run(command, env=environment, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options})
 

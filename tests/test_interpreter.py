@@ -12,7 +12,7 @@ from released import cuts, released
 
 from toolkit import interpreter
 from toolkit.errors import EdgeAudioError, MissingPartError, UnsupportedError, UsageError, VerificationError
-from toolkit.interpreter import OPS, StepModel, runtime_name
+from toolkit.interpreter import OPS, StepModel, TensorInfo, runtime_name
 
 hypothesis = pytest.importorskip("hypothesis")
 st = hypothesis.strategies
@@ -176,6 +176,11 @@ def test_a_state_that_changes_its_scale_on_its_way_is_refused(flatbuffer, model)
         position = flatbuffer.find(scale, position + 1)
     assert any(f"the state {model.states[0][0].name!r} enters as" in text and "both must be equal" in text
                for text in outcomes)
+
+
+def test_a_state_that_only_leaves_is_refused():
+    with pytest.raises(UnsupportedError, match="1 state outputs for 0 state inputs"):
+        interpreter._check_states((), {"ring_state_out": TensorInfo("ring_state_out", 7, (1, 2, 3), 0.1, 0)})
 
 
 # --- which runtime ---

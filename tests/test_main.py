@@ -48,7 +48,7 @@ def edge_audio(capsys):
 
 def start(*argv, **options) -> subprocess.Popen[bytes]:
     """The command in a process of its own, as a shell would start it."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen([sys.executable, "-m", "toolkit", *map(str, argv)], env=environment, **{**pipes, **options})
 
