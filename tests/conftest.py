@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 STRICT = os.environ.get("STRICT", "0") not in ("", "0")
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a job that a script put into the background: tests send
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # it to their children, which would inherit the deafness
 
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
