@@ -6,8 +6,8 @@ in an installed package, the modules are compiled to bytecode beforehand.
 
 from __future__ import annotations
 
+import ast
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -21,11 +21,14 @@ from toolkit.interpreter import RUNTIMES
 
 ROOT = Path(__file__).resolve().parents[1]
 TURNS = 5
-BARE = """
+LIBRARIES = """
+import os, sys, time
 import numpy
 from {package}.interpreter import Interpreter, OpResolverType
-interpreter = Interpreter(model_path={model!r}, num_threads=1,
-                          experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+start_s = time.process_time()
+"""
+BARE = """
+interpreter = Interpreter(model_path={model!r}, num_threads=1, experimental_op_resolver_type=OpResolverType.BUILTIN_REF)
 interpreter.allocate_tensors()
 """
 TOOLKIT = """
@@ -34,11 +37,10 @@ from toolkit.stream import Pipeline
 pipeline = Pipeline([load_bundle("kws", {policy!r})])
 """
 FIGURES = """
-import json, sys, time
-cpu_ms = 1000 * time.process_time()
+cpu_ms = 1000 * (time.process_time() - start_s)
 pages = int(open("/proc/self/statm").read().split()[1])
-libraries = sorted({"nacl", "cryptography", "toolkit.signature"} & set(sys.modules))
-print(json.dumps([cpu_ms, pages * __import__("os").sysconf("SC_PAGE_SIZE") / 2**20, libraries]))
+for_signatures = sorted({"nacl", "cryptography", "toolkit.signature"} & set(sys.modules))
+print([cpu_ms, pages * os.sysconf("SC_PAGE_SIZE") / 2**20, for_signatures])
 """
 
 
@@ -49,26 +51,27 @@ def usable(runtime: str, package: str) -> bool:
 
 @pytest.fixture(scope="module", params=[name for name, package in RUNTIMES.items() if usable(name, package)])
 def weights(request, tmp_path_factory) -> dict[str, tuple[float, float, list[str]]]:
-    """Program -> (least CPU time in ms, least resident memory in MB, what was loaded to check signatures)."""
+    """Program -> (CPU time in ms after the libraries, resident memory in MB, what was loaded for signatures)."""
     if not Path("/proc/self/statm").exists():
         pytest.skip("memory is read from Linux's /proc")
     folder = tmp_path_factory.mktemp("weight")
     (folder / "model.tflite").write_bytes(released().members["model"])
-    bare = BARE.format(package=RUNTIMES[request.param], model=str(folder / "model.tflite"))
-    programs = {"bare": bare, **{policy: TOOLKIT.format(policy=policy) for policy in ("off", "require")}}
+    programs = {policy: TOOLKIT.format(policy=policy) for policy in ("off", "require")}
+    programs["bare"] = BARE.format(model=str(folder / "model.tflite"))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": str(folder / "pyc"),
                    "EDGE_AUDIO_RUNTIME": request.param}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     measured = {name: [] for name in programs}
     for turn in range(1 + TURNS):
         for name, program in programs.items():
-            command = [sys.executable, "-c", program + FIGURES]
+            program = LIBRARIES.format(package=RUNTIMES[request.param]) + program + FIGURES
+            command = [sys.executable, "-c", program]
             done = subprocess.run(command, env=environment, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
             if turn:  # the first one compiles
-                measured[name].append(json.loads(done.stdout))
+                measured[name].append(ast.literal_eval(done.stdout))
     least = {name: (min(r[0] for r in runs), min(r[1] for r in runs), runs[0][2]) for name, runs in measured.items()}
-    print(f"\n{request.param}:", ", ".join(f"{name} {ms:.0f} ms {mb:.1f} MB" for name, (ms, mb, _) in least.items()))
+    print(f"\n{request.param}:", ", ".join(f"{name} {ms:.1f} ms {mb:.1f} MB" for name, (ms, mb, _) in least.items()))
     return least
 
 

@@ -10,7 +10,6 @@ and demands equality: no field is left that two zip readers could understand in 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import stat
@@ -22,6 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from toolkit.digest import sha256
 from toolkit.errors import BundleError, BundleFormatError
 from toolkit.manifest import RESERVED_FILES, Manifest, Member, parse_manifest
 
@@ -215,7 +215,7 @@ def _match_members(entries: Mapping[str, bytes], manifest: Manifest, where: str)
 
 
 def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+    return sha256(data).hexdigest()
 
 
 # --- files ----------------------------------------------------------------------------------------

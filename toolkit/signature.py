@@ -16,14 +16,13 @@ process that already holds numpy 1.3 MB of RSS and 9 ms of CPU time; cryptograph
 from __future__ import annotations
 
 import base64
-import hashlib
 import os
 import re
-import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from toolkit.digest import sha256
 from toolkit.errors import ConfigError, MissingPartError, SignatureError, UsageError
 
 POLICIES = ("require", "warn", "off")
@@ -41,7 +40,7 @@ class PublicKey:
 
     @property
     def key_id(self) -> str:
-        return hashlib.sha256(self.raw).hexdigest()[:16]
+        return sha256(self.raw).hexdigest()[:16]
 
     def to_text(self) -> str:
         return _key_line("public", self.raw, self.comment)
@@ -64,6 +63,8 @@ class PrivateKey:
 
 def generate_key(comment: str = "") -> PrivateKey:
     """A new private key from the system's random numbers."""
+    import secrets  # it loads hashlib
+
     return PrivateKey(secrets.token_bytes(32), comment)
 
 

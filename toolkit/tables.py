@@ -10,7 +10,6 @@ with sqrt(2 / n_mels), no centring, no padding of the signal.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from numbers import Integral, Real
@@ -18,6 +17,7 @@ from typing import get_type_hints
 
 import numpy as np
 
+from .digest import sha256
 from .errors import ConfigError, UnsupportedError
 
 ALGORITHM = 1  # raised by any change that changes an output integer; EA_ALGORITHM in core/ea_tables.h
@@ -262,4 +262,4 @@ def _twiddle_words(n: int) -> int:
 def front_end_id(config: FeatureConfig, tables: Tables) -> str:
     """sha256 over algorithm version, configuration and tables: equal ids compute equal integers."""
     canonical = json.dumps({"algorithm": ALGORITHM, "config": asdict(config)}, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode("ascii") + b"\n" + tables.blob).hexdigest()
+    return sha256(canonical.encode("ascii") + b"\n" + tables.blob).hexdigest()
