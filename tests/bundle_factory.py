@@ -6,8 +6,19 @@ from dataclasses import replace
 from typing import Any
 
 from toolkit.bundle import pack_bundle, write_bundle
-from toolkit.manifest import (Accuracy, CreatedFrom, DataLicence, Decision, FrontEnd, Manifest, Model, Requantize,
-                              Selftest, State, Tensor)
+from toolkit.manifest import (
+    Accuracy,
+    CreatedFrom,
+    DataLicence,
+    Decision,
+    FrontEnd,
+    Manifest,
+    Model,
+    Requantize,
+    Selftest,
+    State,
+    Tensor,
+)
 from toolkit.signature import PrivateKey
 
 RUNTIME = "tflite-runtime-2.14"
@@ -34,7 +45,7 @@ def make_manifest(model: bytes = b"model", **changes: Any) -> Manifest:
         task="kws", name="kws", version="0.1.0",
         front_end=FrontEnd("ab" * 32, {"sample_rate_hz": 16000, "fmin_hz": 60.0, "window": "hann"}),
         labels=("silence", "unknown", "yes", "K\u00fcche"), tap="raw",
-        decision=Decision(window_frames=25, flush_frames=40, threshold=0.6, refractory_frames=50, rule="peak", hold_frames=3),
+        decision=Decision(25, flush_frames=40, threshold=0.6, refractory_frames=50, rule="peak", hold_frames=3),
         model=Model(
             frames_per_step=2, input=Tensor("frames", (1, 2, 40), 0.05, -3),
             output=Tensor("scores", (1, 4), 1 / 256, -128),

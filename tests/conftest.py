@@ -41,11 +41,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.reportchars = chars + "".join(char for char in "fEs" if char not in chars)
 
 
-# Tests of the host's folders; where TensorFlow is not installed (on a device, in .venv-litert) they do not belong to the run.
+# Tests of the host's folders; where TensorFlow is not installed (a device, .venv-litert) they do not belong to the run.
 HOST_TESTS = [f"test_{name}.py" for name in
               ("augment", "data", "fetch", "layers", "oracle", "quantize", "recipe", "samples", "train")]
 collect_ignore = [] if importlib.util.find_spec("tensorflow") else HOST_TESTS
-# These hold TensorFlow in the process, in which tflite-runtime then loads no model: `make check` runs them by themselves.
+# These hold TensorFlow in the process, in which tflite-runtime then loads no model: `make check` runs them apart.
 TENSORFLOW_TESTS = ("test_layers.py", "test_train.py")
 
 

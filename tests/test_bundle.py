@@ -14,8 +14,16 @@ import pytest
 from bundle_factory import OWNER, make_bundle, make_bytes, make_manifest, make_members
 
 from toolkit import bundle as bundle_module
-from toolkit.bundle import (MAX_FILE_BYTES, build_zip, find_bundle, load_bundle, pack_bundle, read_bundle, walk,
-                            write_bundle)
+from toolkit.bundle import (
+    MAX_FILE_BYTES,
+    build_zip,
+    find_bundle,
+    load_bundle,
+    pack_bundle,
+    read_bundle,
+    walk,
+    write_bundle,
+)
 from toolkit.errors import BundleError, BundleFormatError, EdgeAudioError, SignatureError
 from toolkit.manifest import parse_manifest
 

@@ -16,8 +16,14 @@ from devices.keygen import keygen
 from toolkit import signature
 from toolkit.bundle import build_zip, load_bundle, read_bundle, walk
 from toolkit.errors import BundleFormatError, ConfigError, MissingPartError, SignatureError, UsageError
-from toolkit.signature import (PrivateKey, PublicKey, check_signature, generate_key, read_private_key, read_public_key,
-                               read_trusted_keys, sign)
+from toolkit.signature import (
+    check_signature,
+    generate_key,
+    read_private_key,
+    read_public_key,
+    read_trusted_keys,
+    sign,
+)
 
 ROOT = Path(__file__).parents[1]
 LIBRARIES = {"nacl": signature._Nacl, "cryptography": signature._Cryptography}

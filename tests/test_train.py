@@ -11,12 +11,13 @@ import pytest
 pytest.importorskip("tensorflow", reason="tensorflow is not installed (requirements-host.txt)")
 pytest.importorskip("scipy", reason="scipy is not installed (requirements-host.txt)")
 
+from tone_words import RECIPE, make_tone_words
+
 from models.charts import draw_training
 from models.data import load_dataset
 from models.recipe import load_recipe
 from models.train import load_weights, make_model, train
 from models.waves import load_waves
-from tone_words import RECIPE, make_tone_words
 from toolkit.audio import write_wav
 from toolkit.bundle import load_bundle
 from toolkit.errors import ConfigError

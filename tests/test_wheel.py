@@ -22,8 +22,8 @@ def wheel(tmp_path_factory, core):
     shutil.copytree(ROOT / "toolkit", source / "toolkit", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "setup.py", "Makefile", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", source / "dist", source]
-    subprocess.run(command, check=True, capture_output=True)
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*build, "-w", source / "dist", source], check=True, capture_output=True)
     (path,) = (source / "dist").iterdir()
     return path
 
@@ -40,7 +40,7 @@ def test_it_holds_the_toolkit_and_nothing_else(wheel):
 def test_it_works_without_the_checkout(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    code = "import toolkit, sys; from toolkit.__main__ import main; print(toolkit.__file__); sys.exit(main(['selftest', 'kws']))"
+    code = "import toolkit; print(toolkit.__file__); from toolkit.__main__ import main; exit(main(['selftest', 'kws']))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(tmp_path)) and '"passed": true' in done.stdout

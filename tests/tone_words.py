@@ -39,7 +39,7 @@ RECIPE = """
 schema: 1
 name: tones
 data: {words: [rise, drop], unknown_fraction: 1.0, silence_fraction: 0.5}
-augment: {context_s: 0.2, noise_probability: 0.3, reverb_probability: 0.0, gain_db: [-6, 0], context_speech_probability: 0.0}
+augment: {context_s: 0.2, noise_probability: 0.3, reverb_probability: 0.0, gain_db: [-6, 0]}
 model: {architecture: ds_tc_resnet, parameters: {width: 16, blocks: 2}}
 train: {epochs: 15, batch_size: 8, learning_rate: 1e-2, warmup_epochs: 1, ema_decay: 0.8, checkpoint_every: 1}
 quantize: {representative_clips: 16}

@@ -151,7 +151,7 @@ def _open_source(path: str, opened: contextlib.ExitStack) -> _Pcm16Source | _Dec
             raise AudioFileError(f"{path} is a directory and one audio file is needed; name a file in it")
         if not stat.S_ISREG(status.st_mode):
             raise AudioFileError(f"{path} is not a regular file; pipe raw 16-bit mono samples to `-` instead")
-        file = opened.enter_context(open(path, "rb"))
+        file = opened.enter_context(open(path, "rb"))  # noqa: SIM115 - the stack closes it
         header = read_wav_header(file, status.st_size, path)
     except FileNotFoundError:
         raise AudioFileError(f"{path} does not exist; check the path") from None

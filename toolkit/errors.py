@@ -2,7 +2,7 @@
 
     EdgeAudioError                  exit 1   something failed; the message is one sentence for a person
     ├── UsageError                  exit 2   the command line or an argument makes no sense
-    ├── ConfigError                 exit 2   a recipe, profile or FeatureConfig: file, path, value, expected, nearest key
+    ├── ConfigError                 exit 2   a recipe, profile or FeatureConfig: file, path, value, nearest key
     ├── AudioError                  exit 1   audio that cannot be used
     │   ├── AudioFileError                   missing, empty, truncated, not audio, wrong rate or channels
     │   └── MicrophoneError                  missing, busy, vanished or silent microphone
