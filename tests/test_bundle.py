@@ -14,16 +14,7 @@ import pytest
 from bundle_factory import OWNER, make_bundle, make_bytes, make_manifest, make_members
 
 from toolkit import bundle as bundle_module
-from toolkit.bundle import (
-    MAX_FILE_BYTES,
-    build_zip,
-    find_bundle,
-    load_bundle,
-    pack_bundle,
-    read_bundle,
-    walk,
-    write_bundle,
-)
+from toolkit.bundle import MAX_FILE_BYTES, build_zip, find_bundle, load_bundle, pack_bundle, read_bundle, write_bundle
 from toolkit.errors import BundleError, BundleFormatError, EdgeAudioError, SignatureError
 from toolkit.manifest import parse_manifest
 
@@ -75,7 +66,7 @@ def test_any_zip_tool_reads_it(tmp_path):
     make_bundle(path, OWNER)
     with zipfile.ZipFile(path) as file:
         assert file.testzip() is None
-        assert {name: file.read(name) for name in file.namelist()} == walk(path.read_bytes(), "x.eab")
+        assert {name: file.read(name) for name in file.namelist()} == bundle_module.walk(path.read_bytes(), "x.eab")
         assert file.namelist()[:2] == ["manifest.json", "manifest.sig"]
         assert file.namelist()[2:] == sorted(file.namelist()[2:])
         for info in file.infolist():
@@ -118,7 +109,7 @@ def test_what_would_not_load_is_not_written(tmp_path):
 
 def mutations(data: bytes, rng: random.Random):
     """Nine ways to spoil a bundle, 30 times each: (kind, bytes)."""
-    entries = walk(data, "original")
+    entries = bundle_module.walk(data, "original")
     members = [name for name in entries if name not in ("manifest.json", "manifest.sig")]
     for _ in range(30):
         at, length = rng.randrange(len(data)), rng.randrange(1, 40)
@@ -182,7 +173,7 @@ def test_every_byte_counts(policy, key):
 
 def test_a_duplicate_that_zip_tools_accept_is_refused():
     data = make_bytes()
-    entries = walk(data, "original")
+    entries = bundle_module.walk(data, "original")
     twice = duplicated(data, entries, "model.tflite")
     with zipfile.ZipFile(io.BytesIO(twice)) as file:
         assert file.namelist().count("model.tflite") == 2 and file.testzip() is None
@@ -196,7 +187,7 @@ def repack(data: bytes, compression: int = zipfile.ZIP_STORED, **change) -> byte
     """The same entries packed by zipfile, each ZipInfo with attributes of ``change``."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as file:
-        for name, content in walk(data, "original").items():
+        for name, content in bundle_module.walk(data, "original").items():
             info = zipfile.ZipInfo(name)
             info.create_system, info.create_version, info.extract_version = 3, 10, 10
             info.compress_type, info.external_attr = compression, bundle_module.ATTRIBUTES
@@ -256,7 +247,7 @@ def test_zip_bomb():
     "../card.md", "a/card.md", "/card.md", "card..md", "CARD.md", ".card", "c\x1b[2J", "", "c" * 65,
 ])
 def test_names_that_are_not_plain(name):
-    entries = walk(make_bytes(), "original")
+    entries = bundle_module.walk(make_bytes(), "original")
     message = refusal(build_zip({"manifest.json": entries["manifest.json"], name: b"x"}))
     assert "expected a plain file name" in message and "\x1b" not in message
 
@@ -269,7 +260,7 @@ def test_leading_and_trailing_bytes():
 
 
 def test_manifest_must_come_first():
-    entries = walk(make_bytes(), "original")
+    entries = bundle_module.walk(make_bytes(), "original")
     manifest = entries.pop("manifest.json")
     assert "manifest.json is missing" in refusal(build_zip(entries))
     last = entries | {"manifest.json": manifest}
@@ -290,7 +281,7 @@ def test_oversized_file(tmp_path):
 
 
 def test_oversized_entries():
-    entries = walk(make_bytes(), "original")
+    entries = bundle_module.walk(make_bytes(), "original")
     assert "limit is 262144" in refusal(build_zip(entries | {"manifest.json": b" " * 300_000}))
     assert "limit is 256" in refusal(build_zip(entries | {"manifest.sig": b" " * 257}))
     assert "limit is 8388608" in refusal(build_zip(entries | {"model.tflite": bytes((8 << 20) + 1)}))
@@ -301,7 +292,7 @@ def test_oversized_entries():
 
 
 def test_missing_extra_and_other_members():
-    entries = walk(make_bytes(), "original")
+    entries = bundle_module.walk(make_bytes(), "original")
     lacking = {name: data for name, data in entries.items() if name != "tables.bin"}
     assert "tables.bin (tables) is missing" in refusal(build_zip(lacking))
     assert "holds notes.txt, unknown to its manifest" in refusal(build_zip(entries | {"notes.txt": b"x"}))
@@ -314,7 +305,7 @@ def test_missing_extra_and_other_members():
 
 def test_order_walk_signature_parse_hashes():
     """Each fault alone, then together: the earlier stage speaks."""
-    entries = walk(make_bytes(OWNER), "original")
+    entries = bundle_module.walk(make_bytes(OWNER), "original")
     hashes = entries | {"model.tflite": b"MODEL"}
     parse = hashes | {"manifest.json": b"{}"}
     assert "is not what the manifest says" in refusal(build_zip(hashes), "require")
