@@ -26,7 +26,6 @@ import scipy.fft
 from models.noise import FULL_SCALE, NoiseSource, background, coloured_noise, db, mains_hum, to_float
 from models.recipe import SILENCE, UNKNOWN, AugmentSettings, Recipe
 from models.waves import TrainingAudio
-from models.waves import load_training_audio as load_training_audio  # part of this module for its callers
 
 ACTIVE_FRAME_S = 0.02
 ROOMS = 200

@@ -24,7 +24,6 @@ from pathlib import Path
 import numpy as np
 
 from models.recipe import SILENCE, UNKNOWN, DataSettings
-from models.waves import load_waves as load_waves  # part of this module for its callers
 from models.waves import read_wave
 from toolkit.errors import DataError
 

@@ -128,7 +128,7 @@ class AugmentSettings:
 class ModelSettings:
     """The network: a module of models/architectures by name, or a .py file by path, with its own parameters."""
 
-    architecture: str = setting("ds_cnn", doc="name of a module in models/architectures, or path of a .py file")
+    architecture: str = setting("ds_tc_resnet", doc="name of a module in models/architectures, or path of a .py file")
     parameters: dict[str, int | float | str | bool] = setting(
         {}, doc="width, blocks, kernel, dropout, ...: the arguments of the architecture, which checks their names"
     )
