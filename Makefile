@@ -5,6 +5,7 @@ RECIPE ?= models/recipes/kws.yaml
 CORE := toolkit/core/libea.so
 CORE_FLAGS := -std=c99 -O3 -fPIC -shared -Wall -Wextra -Wconversion -Wshadow -Werror
 DEVICE := .venv
+TFLM := .venv-tflm
 HOST := .venv-host
 LITERT := .venv-litert
 # The newest Python beside tflite-runtime's last one; used for the second runtime and numpy 2.
@@ -20,9 +21,9 @@ demo: setup ## stream the shipped sample scene through the shipped keyword bundl
 	$(DEVICE)/bin/edge-audio run kws models/samples/scene.wav
 	$(DEVICE)/bin/edge-audio plot kws models/samples/scene.wav build/scene.png
 
-check: setup $(HOST)/ready $(LITERT)/ready ## every test, under both runtimes and both numpy generations (STRICT=1: no skips)
+check: setup $(HOST)/ready $(LITERT)/ready $(TFLM)/ready ## every test, under both runtimes and both numpy generations (STRICT=1: no skips)
 	$(HOST)/bin/python -m pytest -q
-	$(HOST)/bin/python -m pytest -q tests/test_layers.py tests/test_train.py
+	$(HOST)/bin/python -m pytest -q tests/test_architectures.py tests/test_distribute.py tests/test_layers.py tests/test_train.py
 	$(LITERT)/bin/python -m pytest -q
 
 core: $(CORE) ## compile the C core
@@ -40,10 +41,13 @@ quantize: core $(HOST)/ready ## int8 bundle of RECIPE, verified, within budgets 
 
 bench: core $(HOST)/ready $(HOST)/bench ## cost of the front end beside its peers, and of the runtime
 	$(HOST)/bin/python tests/bench/front_end.py
+	$(HOST)/bin/python tests/bench/runtime.py
 	$(DEVICE)/bin/edge-audio bench kws
 
 golden: core $(HOST)/ready ## rewrite the golden vectors; check fails on any difference
 	$(HOST)/bin/python tests/golden.py
+	$(HOST)/bin/python tests/golden_lstm.py
+	$(HOST)/bin/python tests/golden_models.py
 
 check-arm: setup ## the same integers on aarch64, armv7, Cortex-M4 and M55 under qemu
 	$(DEVICE)/bin/python tests/arm/check_arm.py
@@ -56,7 +60,7 @@ wheels: $(HOST)/ready ## the wheel of this platform, in dist/
 	$(HOST)/bin/python -m pip wheel -q --no-deps --no-build-isolation -w dist .
 
 clean: ## all that make made, environments included
-	rm -rf $(DEVICE) $(HOST) $(LITERT) build dist *.egg-info $(CORE)
+	rm -rf $(DEVICE) $(HOST) $(LITERT) $(TFLM) build dist *.egg-info $(CORE)
 
 # --- environments ---------------------------------------------------------------------------------
 VENV_HINT := cannot make a Python environment: sudo apt install python3-venv
@@ -79,8 +83,15 @@ $(LITERT)/ready: requirements-litert.txt
 	@echo "setting up $(LITERT)" >&2
 	$(call venv,$(PYTHON_LITERT),$(LITERT),-r requirements-litert.txt)
 
+# TFLite Micro, which measures the tensor arena; it has wheels for x86-64 and Python 3.11 alone.
+$(TFLM)/ready: requirements-tflm.txt
+	@echo "setting up $(TFLM)" >&2
+	@$(PYTHON) -m venv $(TFLM) || { echo "$(VENV_HINT)" >&2; exit 1; }
+	@$(TFLM)/bin/python -m pip install -q --disable-pip-version-check -r requirements-tflm.txt && touch $@ \
+		|| { echo "tflite-micro does not install here: no arena will be measured" >&2; rm -rf $(TFLM); }
+
 $(HOST)/bench: $(HOST)/ready
-	@$(HOST)/bin/python -m pip install -q --disable-pip-version-check pymicro-features python_speech_features librosa
+	@$(HOST)/bin/python -m pip install -q --disable-pip-version-check pymicro-features pymicro-wakeword python_speech_features librosa
 	@touch $@
 
 .PHONY: help setup demo check core train quantize bench golden check-arm lint wheels clean

@@ -3,7 +3,7 @@
 An example is a canvas of ``context | clip | flush``: the end of what the stream heard before, the clip, and what
 follows until the decision. In the order of the signal:
 
-    source   a word; unknown: another word, a piece of read speech, a reversed word, a splice of two; silence
+    source   a word; unknown: another word, a piece of running speech, a reversed word, a splice of two; silence
     speed    resampling in the frequency domain: tempo and pitch together, no aliasing
     place    shift; the end of another utterance in the context
     room     convolution with a synthetic room response
@@ -18,13 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
 import scipy.fft
 
 from models.noise import FULL_SCALE, NoiseSource, background, coloured_noise, db, mains_hum, to_float
-from models.recipe import SILENCE, UNKNOWN, AugmentSettings, Recipe
+from models.plan import Plan, Source, plan_epoch
+from models.recipe import AugmentSettings, Recipe
 from models.waves import TrainingAudio
 
 ACTIVE_FRAME_S = 0.02
@@ -38,19 +38,7 @@ FLUSH_ZERO = 0.5  # of noisy examples: no noise after the clip, as when a file i
 NOISE_COLOURS = (0.0, 1.0, 2.0)  # exponents of 1/f power: white, pink, brown
 
 
-class Source(IntEnum):
-    """Where the sound of an example comes from."""
-
-    WORD = 0  # a clip of a keyword
-    OTHER = 1  # a clip of another word
-    PIECE = 2  # a piece of a long negative recording
-    REVERSED = 3  # any clip, played backwards
-    SPLICE = 4  # the first half of one clip and the second half of one of another word
-    SILENCE = 5  # background only
-
-
-# Shares of the unknown class by source; without negatives theirs goes to the other words.
-UNKNOWN_SHARES = {Source.OTHER: 0.6, Source.PIECE: 0.3, Source.REVERSED: 0.05, Source.SPLICE: 0.05}
+RUNNING = 0.5  # of the pieces: they run on through the context and the flush, as in a stream
 
 
 @dataclass(frozen=True)
@@ -75,16 +63,6 @@ class Banks:
     rooms: np.ndarray  # complex64[ROOMS, n_fft // 2 + 1], direct sound at sample 0
     n_fft: int  # of the convolution: canvas and response without wrap
     noises: tuple[np.ndarray, ...]  # float32[over 10 s] each, mean square 1: white, pink, brown, mains hum
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The examples of one epoch, shuffled; all arrays are [n]."""
-
-    source: np.ndarray  # int8, Source
-    first: np.ndarray  # int32, a clip, or a negative recording
-    second: np.ndarray  # int32, the other clip of a splice
-    label: np.ndarray  # int32
 
 
 def canvas_of(recipe: Recipe) -> Canvas:
@@ -125,33 +103,6 @@ def make_epoch(
         yield canvases, plan.label[begin : begin + len(numbers)]
 
 
-def plan_epoch(audio: TrainingAudio, rng: np.random.Generator) -> Plan:
-    """Which sources an epoch uses: all words once, unknown and silence by their fractions, shuffled."""
-    unknown, silence = audio.label_names.index(UNKNOWN), audio.label_names.index(SILENCE)
-    word_clips, other_clips = np.flatnonzero(audio.labels < unknown), np.flatnonzero(audio.labels == unknown)
-    mean = len(word_clips) / unknown  # labels before "unknown" are the words
-    sources = _unknown_sources(round(audio.unknown_fraction * mean), len(other_clips), len(audio.negatives))
-    parts = [(Source.WORD, word_clips)]
-    if Source.OTHER in sources:
-        parts.append((Source.OTHER, _rare_more_often(other_clips, audio.words, sources[Source.OTHER], rng)))
-    if Source.PIECE in sources:
-        seconds = np.array([len(recording) for recording in audio.negatives], float)
-        parts.append((Source.PIECE, rng.choice(len(seconds), sources[Source.PIECE], p=seconds / seconds.sum())))
-    for source in (Source.REVERSED, Source.SPLICE):
-        parts.append((source, rng.integers(len(audio.waves), size=sources[source])))
-    parts.append((Source.SILENCE, np.zeros(round(audio.silence_fraction * mean), int)))
-
-    source = np.concatenate([np.full(len(clips), source, np.int8) for source, clips in parts])
-    first = np.concatenate([clips for _, clips in parts]).astype(np.int32)
-    label = np.full(len(source), unknown, np.int32)
-    label[source == Source.SILENCE] = silence
-    label[source == Source.WORD] = audio.labels[first[source == Source.WORD]]
-    order = rng.permutation(len(source))
-    return Plan(
-        source[order], first[order], rng.integers(len(audio.waves), size=len(source), dtype=np.int32), label[order]
-    )
-
-
 def make_example(
     audio: TrainingAudio, banks: Banks, settings: AugmentSettings, plan: Plan, number: int, rng: np.random.Generator
 ) -> np.ndarray:
@@ -166,12 +117,17 @@ def make_example(
             add_earlier_speech(sound, audio, canvas, rng)
         return to_int16(sound)
 
-    clip = change_speed(source_clip(audio, plan, settings, number, rng), rng.uniform(*settings.speed))
+    running = source == Source.PIECE and rng.random() < RUNNING
+    clip = source_clip(audio, plan, settings, number, rng, canvas.total if running else canvas.clip)
+    clip = change_speed(clip, rng.uniform(*settings.speed))
     sound = np.zeros(canvas.total, np.float32)
-    most = settings.time_shift_ms * audio.sample_rate_hz / 1000
-    place(sound, clip, canvas.context + int(rng.uniform(-most, most)) + (canvas.clip - len(clip)) // 2)
+    if running:
+        place(sound, clip, (canvas.total - len(clip)) // 2)
+    else:
+        most = settings.time_shift_ms * audio.sample_rate_hz / 1000
+        place(sound, clip, canvas.context + int(rng.uniform(-most, most)) + (canvas.clip - len(clip)) // 2)
     level = active_level(clip, audio.sample_rate_hz)
-    if rng.random() < settings.context_speech_probability:
+    if not running and rng.random() < settings.context_speech_probability:
         add_earlier_speech(sound, audio, canvas, rng)
     if rng.random() < settings.reverb_probability:
         sound = in_room(sound, banks, int(rng.integers(len(banks.rooms))))
@@ -193,13 +149,15 @@ def noise_on_canvas(audio: TrainingAudio, banks: Banks, rng: np.random.Generator
 
 
 def source_clip(
-    audio: TrainingAudio, plan: Plan, settings: AugmentSettings, number: int, rng: np.random.Generator
+    audio: TrainingAudio, plan: Plan, settings: AugmentSettings, number: int, rng: np.random.Generator, length: int
 ) -> np.ndarray:
-    """The clean clip of an example with speech, float32[clip], full scale 1."""
+    """The clean clip of an example with speech, float32[clip], full scale 1; of running speech float32[length]."""
     source, first = plan.source[number], plan.first[number]
+    if source == Source.EXTRA:
+        return to_float(audio.extra_waves[first])
     if source == Source.PIECE:
-        piece = random_piece(audio.negatives[first], audio.waves.shape[1], rng)
-        if settings.cut_out_probability and rng.random() < settings.cut_out_probability:
+        piece = random_piece(audio.negatives[first], length, rng)
+        if length == audio.waves.shape[1] and rng.random() < settings.cut_out_probability:
             return cut_out(piece, audio.sample_rate_hz, rng)
         return piece
     clip = to_float(audio.waves[first])
@@ -362,24 +320,3 @@ def mixup(
 def to_int16(sound: np.ndarray) -> np.ndarray:
     """float32, full scale 1 -> int16, rounded to nearest even and saturated."""
     return np.clip(np.rint(sound * np.float32(FULL_SCALE)), -32768, 32767).astype(np.int16)
-
-
-def _unknown_sources(count: int, others: int, negatives: int) -> dict[Source, int]:
-    """Examples of the unknown class per source; they add up to ``count``."""
-    shares = dict(UNKNOWN_SHARES)
-    for source, other, present in ((Source.PIECE, Source.OTHER, negatives), (Source.OTHER, Source.REVERSED, others)):
-        if not present:
-            shares[other] += shares.pop(source)
-    counts = {source: int(share * count) for source, share in shares.items()}
-    counts[next(iter(counts))] += count - sum(counts.values())
-    return counts
-
-
-def _rare_more_often(clips: np.ndarray, words: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """``count`` of ``clips``, weighted by one over the root of their word's number; repeated only if they run out."""
-    sizes = np.bincount(words[clips])
-    weight = 1 / np.sqrt(sizes[words[clips]])
-    drawn = [rng.choice(clips, min(count, len(clips)), replace=False, p=weight / weight.sum())]
-    if count > len(clips):
-        drawn.append(rng.choice(clips, count - len(clips), p=weight / weight.sum()))
-    return np.concatenate(drawn)

@@ -7,8 +7,8 @@
 
 tune, report and test hold every label in about equal numbers: the words' clips, a seeded selection of the other words
 as "unknown", and cuts from the split's own background recordings as "silence". In training those two are drawn anew in
-each epoch (models/augment.py). Split rule and constant: Warden 2018, arXiv:1804.03209, and the README of the Speech
-Commands set.
+each epoch (models/augment.py). A folder of one word is enough where `data.others` names sets with other words and a
+background. Who speaks, and in which split: models/split.py.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from __future__ import annotations
 import difflib
 import hashlib
 import math
-import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from models.recipe import SILENCE, UNKNOWN, DataSettings
+from models.sound_groups import sound_groups
+from models.split import OfficialLists, speaker_of
 from models.waves import read_wave
 from toolkit.errors import DataError
 
-MAX_NUM_WAVS_PER_CLASS = 2**27 - 1  # of the Speech Commands README: which_set hashes into this many slots
 BACKGROUND_FOLDER = "_background_noise_"
 SPLITS = ("train", "tune", "report", "test")
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg")
@@ -59,6 +60,7 @@ class Dataset:
     splits: dict[str, tuple[Clip, ...]]
     background: dict[str, tuple[Path, ...]]
     negatives: tuple[Path, ...]  # long recordings without the words, training only
+    extra: tuple[Clip, ...]  # more labelled clips, training only
     notices: tuple[str, ...]
 
     @property
@@ -69,6 +71,12 @@ class Dataset:
     def clips(self, split: str) -> tuple[Clip, ...]:
         """The clips of a split, sorted by word and name; "train" holds no silence clips. ``test`` may be empty."""
         return self.splits[split]
+
+    @cached_property
+    def trained(self) -> frozenset[Path]:
+        """Every file that training hears, as ``real_paths`` names it."""
+        clips = (*self.splits["train"], *self.extra)
+        return frozenset(real_paths((*(clip.path for clip in clips), *self.background["train"], *self.negatives)))
 
     def backgrounds(self, split: str) -> tuple[Path, ...]:
         """The background recordings of a split; for ``train`` with the extra noise folders."""
@@ -97,7 +105,8 @@ class Dataset:
             for clip in self.splits[split]:
                 cut = (clip.path.stat().st_size, clip.label, clip.start, clip.gain_db)
                 digest.update(repr((split, _name(clip.path, self.root), *cut)).encode())
-            for path in (*self.background[split], *(self.negatives if split == "train" else ())):
+            more = (*self.negatives, *(clip.path for clip in self.extra)) if split == "train" else ()
+            for path in (*self.background[split], *more):
                 digest.update(repr((split, _name(path, self.root), path.stat().st_size)).encode())
         for path in sorted({clip.path for split in SPLITS[1:] for clip in self.splits[split]}):
             digest.update(hashlib.sha256(path.read_bytes()).digest())
@@ -105,69 +114,46 @@ class Dataset:
 
 
 def load_dataset(root: str | Path, settings: DataSettings, sample_rate_hz: int = 16000) -> Dataset:
-    """Find and split the clips under ``root``, without reading their audio. Raises DataError.
+    """Find and split the clips under ``root`` and in the sets of ``settings.others``. Raises DataError.
 
-    The split of a file is that of the list which names it (validation_list.txt, testing_list.txt); where there is no
-    such list, that of its speaker by ``which_set``. Validation speakers go to tune or report by another hash.
+    Reads no audio but background recordings, and every clip under ``root`` where ``settings.speakers`` is "sound",
+    which raises AudioFileError.
     """
-    root = Path(root)
-    folders = _word_folders(root, settings)
-    listed = {"validation": _read_list(root, "validation_list.txt"), "testing": _read_list(root, "testing_list.txt")}
+    root, notices = Path(root), []
+    roots = (root, *(root / folder for folder in settings.others))
     splits: dict[str, list[Clip]] = {split: [] for split in SPLITS}
-    for word, folder in folders.items():
-        label = word if word in settings.words else UNKNOWN
-        for path in _audio_files(folder):
-            speaker = speaker_of(path.name, settings.layout)
-            split = _split_of(f"{word}/{path.name}", speaker, listed, settings)
-            splits[split].append(Clip(path, label, speaker, word))
+    clips = _own_clips(root, settings, notices)
+    for other in roots[1:]:
+        clips += _other_clips(other, settings, notices)
+    lists = {path: OfficialLists(path) for path in roots}
+    for clip in clips:
+        split = lists[clip.path.parent.parent].split_of(f"{clip.word}/{clip.path.name}", clip.speaker, settings)
+        splits[split].append(clip)
 
-    background, notices = _split_background(root)
+    background = _split_background(roots, notices)
     background["train"] += tuple(path for folder in settings.noise for path in _extra_files(root, folder, "data.noise"))
     negatives = tuple(path for folder in settings.negatives for path in _extra_files(root, folder, "data.negatives"))
+    extra = tuple(clip for folder in settings.extra for clip in _extra_clips(root, folder, settings))
+    if settings.train_words == "extra":
+        splits["train"], extra = _words_of_extra(splits["train"], extra, settings)
     for number, split in enumerate(SPLITS[1:]):
         if splits[split]:
             rng = np.random.default_rng([settings.seed, number])
             splits[split] = _balanced(splits[split], background[split], settings, sample_rate_hz, rng)
-    dataset = Dataset(
-        root, settings, {split: tuple(clips) for split, clips in splits.items()}, background, negatives, tuple(notices)
-    )
+    found = {split: tuple(clips) for split, clips in splits.items()}
+    dataset = Dataset(root, settings, found, background, negatives, extra, tuple(notices))
     _check(dataset)
     return dataset
 
 
-def speaker_of(name: str, layout: str = "speech_commands") -> str:
-    """Who speaks in the file ``name``.
-
-    Speech Commands: what stands before ``_nohash_`` (the whole name where it does not occur, as in the official rule).
-    Folders: what stands before the first ``_`` or ``-``, as in anna_03.wav and 84-121123-0000.flac.
-    """
-    if layout == "speech_commands" or "_nohash_" in name:
-        return re.sub(r"_nohash_.*$", "", name)
-    return re.split(r"[_-]", name.rpartition(".")[0], maxsplit=1)[0]
-
-
-def which_set(speaker: str, validation_fraction: float = 0.1, test_fraction: float = 0.1) -> str:
-    """The official split of a speaker: validation, testing or training. It never changes when clips are added.
-
-    ``speaker`` is the name of the file without ``_nohash_`` and what follows.
-    """
-    percent = int(hashlib.sha1(speaker.encode()).hexdigest(), 16) % (MAX_NUM_WAVS_PER_CLASS + 1)
-    percent *= 100.0 / MAX_NUM_WAVS_PER_CLASS
-    if percent < 100 * validation_fraction:
-        return "validation"
-    return "testing" if percent < 100 * (validation_fraction + test_fraction) else "training"
-
-
-def _word_folders(root: Path, settings: DataSettings) -> dict[str, Path]:
-    """Word -> folder of every folder of clips under ``root``, in the order of names."""
+def _own_clips(root: Path, settings: DataSettings, notices: list[str]) -> list[Clip]:
+    """The clips under the data root, sorted by word and name."""
     if not root.is_dir():
         raise DataError(
             f"the data folder {root} does not exist: fetch it with `python -m models fetch speech_commands`, or "
             "name another with --data"
         )
-    folders = {path.name: path for path in sorted(root.iterdir()) if path.is_dir() and path.name[0] not in "_."}
-    if not folders:
-        raise DataError(f"{root} holds no folder: expected one folder of clips per word")
+    folders = _word_folders(root)
     for word in settings.words:
         if word not in folders:
             near = difflib.get_close_matches(word, folders, 1)
@@ -180,7 +166,45 @@ def _word_folders(root: Path, settings: DataSettings) -> dict[str, Path]:
                 f"{folders[word]} holds no audio file: expected clips of the word {word!r} as "
                 f"{', '.join(AUDIO_SUFFIXES)}"
             )
+    clips = _clips_of(folders, settings)
+    if settings.speakers == "sound":
+        groups = sound_groups([clip.path for clip in clips], [clip.word for clip in clips])
+        names = [f"{clip.word}/{clip.path.name}" for clip in clips]
+        clips = [replace(clip, speaker=names[group]) for clip, group in zip(clips, groups, strict=True)]
+        sizes = np.unique(groups, return_counts=True)[1]
+        notices.append(
+            f"the {len(clips)} clips of {root} fall into {len(sizes)} groups of similar sound, of {sizes.min()} to "
+            f"{sizes.max()} clips; the clips of a group stay in one split"
+        )
+    return clips
+
+
+def _other_clips(root: Path, settings: DataSettings, notices: list[str]) -> list[Clip]:
+    """The clips of a set of ``settings.others``; a folder with the name of a keyword is left out."""
+    if not root.is_dir():
+        raise DataError(f"{root}, which data.others names, is not a folder: name a set with a folder of clips per word")
+    folders = _word_folders(root)
+    skipped = sorted(folders.keys() & set(settings.words))
+    if skipped:
+        notices.append(f"{root} holds {', '.join(skipped)} as well, which data.others leaves out")
+    return _clips_of({word: folder for word, folder in folders.items() if word not in skipped}, settings)
+
+
+def _word_folders(root: Path) -> dict[str, Path]:
+    """Word -> folder of every folder of clips under ``root``, in the order of names."""
+    folders = {path.name: path for path in sorted(root.iterdir()) if path.is_dir() and path.name[0] not in "_."}
+    if not folders:
+        raise DataError(f"{root} holds no folder: expected one folder of clips per word")
     return folders
+
+
+def _clips_of(folders: dict[str, Path], settings: DataSettings) -> list[Clip]:
+    """The clips in the folders, by the speakers that their names tell."""
+    return [
+        Clip(path, word if word in settings.words else UNKNOWN, speaker_of(path.name, settings.layout), word)
+        for word, folder in folders.items()
+        for path in _audio_files(folder)
+    ]
 
 
 def _audio_files(folder: Path) -> list[Path]:
@@ -204,50 +228,50 @@ def _extra_files(root: Path, folder: str, key: str) -> tuple[Path, ...]:
     return tuple(files)
 
 
-def _read_list(root: Path, name: str) -> frozenset[str] | None:
-    """The ``word/file.wav`` entries of an official list; None where there is none."""
-    try:
-        return frozenset((root / name).read_text("utf-8").splitlines())
-    except FileNotFoundError:
-        return None
+def _extra_clips(root: Path, folder: str, settings: DataSettings) -> tuple[Clip, ...]:
+    """The clips in the word folders of ``root / folder``."""
+    return tuple(
+        Clip(path, path.parent.name if path.parent.name in settings.words else UNKNOWN, path.name, path.parent.name)
+        for path in _extra_files(root, folder, "data.extra")
+    )
 
 
-def _split_of(entry: str, speaker: str, listed: dict, settings: DataSettings) -> str:
-    chosen = next((name for name, entries in listed.items() if entries is not None and entry in entries), None)
-    if chosen is None:
-        chosen = which_set(speaker, settings.validation_fraction, settings.test_fraction)
-        if listed.get(chosen) is not None:  # its list is complete and does not name this clip
-            chosen = "training"
-    if chosen == "validation":
-        return "tune" if _hash_fraction("tune/" + speaker) < settings.tune_fraction else "report"
-    return {"training": "train", "testing": "test"}[chosen]
+def _words_of_extra(
+    train: list[Clip], extra: tuple[Clip, ...], settings: DataSettings
+) -> tuple[list[Clip], tuple[Clip, ...]]:
+    """(training clips with the words of ``extra`` instead of the recorded ones, what is left of ``extra``)."""
+    words = [clip for clip in extra if clip.label != UNKNOWN]
+    missing = [word for word in settings.words if word not in {clip.word for clip in words}]
+    if missing:
+        raise DataError(
+            f"no folder of data.extra ({', '.join(settings.extra)}) holds clips of {missing[0]!r}, which are all that "
+            "train where data.train_words is extra: make them with `python -m models speak words`"
+        )
+    others = [clip for clip in train if clip.label == UNKNOWN]
+    return words + others, tuple(clip for clip in extra if clip.label == UNKNOWN)
 
 
-def _hash_fraction(text: str) -> float:
-    """A stable number in [0, 1) for ``text``."""
-    return int(hashlib.sha1(text.encode()).hexdigest()[:13], 16) / 16**13
-
-
-def _split_background(root: Path) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
-    """Split the recordings of ``_background_noise_`` by file: of n sorted ones number n//3 tunes, 2n//3 reports.
+def _split_background(roots: Sequence[Path], notices: list[str]) -> dict[str, tuple[Path, ...]]:
+    """Split the recordings of ``_background_noise_`` by file: of n sorted ones number n//3 tunes, 2n//3 reports. They
+    are those of the first of ``roots`` that has some.
 
     The others train, and test uses those of report. With two files the first trains and the second serves tune and
     report; a single file is not trained on. Fewer than three files are noted, none at all is an error.
     """
-    folder = root / BACKGROUND_FOLDER
-    files = _audio_files(folder) if folder.is_dir() else []
+    folders = [root / BACKGROUND_FOLDER for root in roots]
+    found = [(folder, _audio_files(folder)) for folder in folders if folder.is_dir()]
+    folder, files = next((pair for pair in found if pair[1]), (folders[0], []))
     if not files:
         raise DataError(
             f"{folder} holds no audio file: expected at least 3 background recordings, which make the silence class"
         )
     tune, report = (len(files) // 3, 2 * len(files) // 3) if len(files) > 2 else (len(files) - 1,) * 2
-    notices = []
     if tune == report:
         notices.append(
             f"{folder} holds {len(files)} recordings, so tune and report share one: at least 3 keep them apart"
         )
     train = tuple(path for i, path in enumerate(files) if i not in (tune, report))
-    return {"train": train, "tune": (files[tune],), "report": (files[report],), "test": (files[report],)}, notices
+    return {"train": train, "tune": (files[tune],), "report": (files[report],), "test": (files[report],)}
 
 
 def _balanced(
@@ -293,21 +317,23 @@ def _silence_cuts(
 
 def _check(dataset: Dataset) -> None:
     """No speaker in two splits, nothing heard in training twice, no label without clips. Raises DataError."""
-    where: dict[str, str] = {}
+    where: dict[tuple[Path, str], str] = {}
     for split in SPLITS:
         for clip in dataset.splits[split]:
-            if clip.label != SILENCE and where.setdefault(clip.speaker, split) != split:
+            root = clip.path.parent.parent  # each set names its own speakers
+            if clip.label != SILENCE and where.setdefault((root, clip.speaker), split) != split:
                 raise DataError(
-                    f"the speaker {clip.speaker!r} is in the splits {where[clip.speaker]} and {split} (file "
-                    f"{clip.path}): a list under {dataset.root} puts clips of one speaker apart, move them together"
+                    f"the speaker {clip.speaker!r} is in the splits {where[root, clip.speaker]} and {split} (file "
+                    f"{clip.path}): a list under {root} puts clips of one speaker apart, move them together"
                 )
-    heard = {path.resolve() for path in (*dataset.background["train"], *dataset.negatives)}
+    trained = dataset.trained
     for split in SPLITS[1:]:
-        for path in (*dataset.background[split], *(clip.path for clip in dataset.splits[split])):
-            if path.resolve() in heard:
+        paths = (*dataset.background[split], *(clip.path for clip in dataset.splits[split]))
+        for path, real in zip(paths, real_paths(paths), strict=True):
+            if real in trained:
                 raise DataError(
-                    f"{path} belongs to the split {split} and is also in data.noise or data.negatives: name folders "
-                    f"there that hold nothing of {dataset.root}"
+                    f"{path} belongs to the split {split} and is also in data.noise, data.negatives or data.extra: "
+                    f"name folders there that hold nothing of {dataset.root}"
                 )
     for split, counts in dataset.counts().items():
         if split == "test" and not dataset.splits[split]:
@@ -322,6 +348,12 @@ def _check(dataset: Dataset) -> None:
                     f"the split {split} of {dataset.root} holds no clip of {kind}, which has {speakers} speakers in "
                     "all: add speakers (files are named SPEAKER_TAKE.wav) or list clips in validation_list.txt"
                 )
+
+
+def real_paths(paths: Sequence[Path]) -> list[Path]:
+    """The paths with their folders resolved; each folder once, since sets are few folders of many files."""
+    folders = {folder: folder.resolve() for folder in {path.parent for path in paths}}
+    return [folders[path.parent] / path.name for path in paths]
 
 
 def _name(path: Path, root: Path) -> str:

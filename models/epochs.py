@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -25,7 +25,8 @@ from models.waves import load_training_audio
 from toolkit.features import FeatureConfig, FrontEnd, Requantization, make_tables
 
 STALE_S = 300  # a lock this old was left by a training that was killed
-VERSION = 3  # raised by a change of models/augment.py that changes epochs
+VERSION = 4  # raised by a change of models/augment.py that changes epochs
+AFTER_FEATURES = ("specaugment", "mixup_alpha", "distinct_epochs")  # settings that change no epoch
 CODE_STEP_NAT = 0.1  # of one int8 code: 255 codes span 25.5 nat
 CODE_ZERO_POINT = 10  # so that code -128 is the log floor of 1e-6
 MODEL_SCALE = 1 / 32  # real value of one code in the network: inputs lie in -4 .. 4
@@ -52,19 +53,20 @@ def codes_of(waves: np.ndarray, features: FeatureConfig, flush_samples: int = 0)
 
 
 class Epochs:
-    """`epochs[i]` is epoch i; epoch i + 1 is being made meanwhile."""
+    """The epochs of a training; while one is used the next ones are made. After `augment.distinct_epochs` of them they
+    come again."""
 
     def __init__(self, recipe: Recipe, dataset: Dataset, cache: Path):
         self._recipe, self._root, self._dataset = recipe, dataset.root, dataset
-        key = repr((VERSION, dataset.fingerprint, asdict(recipe.data), asdict(recipe.augment), asdict(recipe.features)))
-        key += repr((recipe.decision.flush_frames, recipe.data.seed))
-        self._folder = cache / hashlib.sha256(key.encode()).hexdigest()[:16]
-        self._folder.mkdir(parents=True, exist_ok=True)
+        key = repr((VERSION, dataset.fingerprint, recipe.decision.flush_frames, asdict(recipe.features)))
+        key += repr((_changed(recipe.data), _changed(recipe.augment)))
+        self.folder = cache / hashlib.sha256(key.encode()).hexdigest()[:16]
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._pool: ProcessPoolExecutor | None = None
         self._pending: dict[int, Future] = {}
 
     def _path(self, number: int) -> Path:
-        return self._folder / f"epoch_{number:04d}.npz"
+        return self.folder / f"epoch_{number:04d}.npz"
 
     def _request(self, number: int) -> None:
         if self._path(number).exists() or number in self._pending:
@@ -74,10 +76,15 @@ class Epochs:
             self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_start, initargs=start)
         self._pending[number] = self._pool.submit(_make, number, self._path(number))
 
-    def get(self, number: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """(codes int8 [n, T, width], labels int32 [n]) of an epoch; asks for the next one, up to `last`."""
-        for ahead in range(number, min(number + 2, last) + 1):
-            self._request(ahead)
+    def number(self, epoch: int) -> int:
+        """Which of the distinct epochs a training's epoch is."""
+        return epoch % self._recipe.augment.distinct_epochs
+
+    def get(self, epoch: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """(codes int8 [n, T, width], labels int32 [n]) of an epoch; asks for the next ones, up to `last`."""
+        for ahead in range(epoch, min(epoch + 2, last) + 1):
+            self._request(self.number(ahead))
+        number = self.number(epoch)
         if number in self._pending:
             self._pending.pop(number).result()
         with np.load(self._path(number)) as epoch:
@@ -86,6 +93,14 @@ class Epochs:
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+
+
+def _changed(settings) -> dict:
+    """What differs from the defaults, so that a new setting leaves the epochs of old recipes alone."""
+    values = {field.name: (getattr(settings, field.name), field.default) for field in fields(settings)}
+    return {
+        name: value for name, (value, default) in values.items() if value != default and name not in AFTER_FEATURES
+    }
 
 
 def _start(recipe: Recipe, root: Path) -> None:

@@ -6,8 +6,12 @@ Net(step=True, layers=whole.layers) it is a ring-buffer state that enters and le
 
     z = concat([state, x], time);  state_out = z[:, -length:];  y = valid convolution of z
 
-so that zero state = causal zero padding and step = whole by construction. Tensors are [batch, time, 1, channels],
-which converts to plain CONV_2D and DEPTHWISE_CONV_2D.
+so that zero state = causal zero padding and step = whole by construction. Tensors are [batch, time, mels, channels],
+which converts to plain CONV_2D and DEPTHWISE_CONV_2D. A net that convolves over time alone keeps mels = 1 and has its
+bands as channels, as they come in; `bands` turns them into an axis to slide over.
+
+An LSTM has a third face: Net(step=True, fused=True) leaves its state inside the op, which is what is converted (one
+UNIDIRECTIONAL_SEQUENCE_LSTM, set to zero by reset_all_variables); with fused=False its state enters and leaves too.
 """
 
 from __future__ import annotations
@@ -21,21 +25,36 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import tensorflow as tf
 import tf_keras as keras
 
+LARGEST_CELL = 10.0  # of an LSTM; cell_clip of the fused op, which tf-keras does not know
+
 
 @dataclass(frozen=True)
 class State:
-    """One ring buffer of a step model: the tensor that enters and the one that leaves, [1, length, 1, channels]."""
+    """A state of a step model: the tensor that enters and the one that leaves. A ring buffer is [1, length, mels,
+    channels], an LSTM's hidden or cell state [1, units]."""
 
     name: str
     entering: object
     leaving: object
 
 
-class Net:
-    """Makes the layers of one architecture, by name, as whole or as step."""
+class Cell(keras.layers.LSTMCell):
+    """An LSTM's cell that stays within +-10, as the converter makes it. Its output needs no change: tanh(10) is 1."""
 
-    def __init__(self, step: bool, layers: dict[str, keras.layers.Layer] | None = None):
-        self.step = step
+    def call(self, inputs, states, training=None):
+        y, (hidden, cell) = super().call(inputs, states, training)
+        return y, [hidden, tf.clip_by_value(cell, -LARGEST_CELL, LARGEST_CELL)]
+
+
+class Net:
+    """Makes the layers of one architecture, by name, as whole or as step.
+
+    Kernels and strides are frames, or (frames, bands). Over the bands a convolution is "same" as TensorFlow has it,
+    or, with same=False, valid: a kernel as wide as the axis leaves one band.
+    """
+
+    def __init__(self, step: bool, layers: dict[str, keras.layers.Layer] | None = None, fused: bool = False):
+        self.step, self.fused = step, fused
         self.layers = {} if layers is None else layers  # shared between the whole and the step form
         self.states: list[State] = []
 
@@ -45,28 +64,67 @@ class Net:
             self.layers[name] = make(*args, name=name, **kwargs)
         return self.layers[name]
 
-    def past(self, x, length: int, name: str):
-        """x [B, T, 1, C] -> z [B, length + T, 1, C]: `length` frames of the past in front."""
+    def bands(self, x):
+        """x [B, T, 1, C] -> [B, T, C, 1]: the features of a frame, side by side."""
+        return keras.layers.Reshape((-1, x.shape[3], 1), name="bands")(x)
+
+    def past(self, x, length: int, name: str, edges: tuple[int, int] = (0, 0)):
+        """x [B, T, M, C] -> z [B, length + T, M + edges, C]: `length` frames of the past in front, zeros at both ends
+        of the bands. Only the new frames are padded: the ring buffer keeps its zeros."""
+        if not self.step:
+            padding = ((length, 0), edges)
+            return keras.layers.ZeroPadding2D(padding, name=f"{name}_past")(x) if length or any(edges) else x
+        if any(edges):
+            x = keras.layers.ZeroPadding2D(((0, 0), edges), name=f"{name}_edges")(x)
         if length == 0:
             return x
-        if not self.step:
-            return keras.layers.ZeroPadding2D(((length, 0), (0, 0)), name=f"{name}_past")(x)
-        state = keras.Input((length, 1, x.shape[-1]), batch_size=1, name=f"{name}_state")
+        state = keras.Input((length, *x.shape[2:]), batch_size=1, name=f"{name}_state")
         z = keras.layers.Concatenate(axis=1, name=f"{name}_concat")([state, x])
         keep = keras.layers.Lambda(lambda z: z[:, -length:], name=f"{name}_keep")
         self.states.append(State(f"{name}_state", state, keep(z)))
         return z
 
-    def conv(self, x, filters: int, kernel: int, name: str, stride: int = 1, bias: bool = False):
+    def conv(self, x, filters: int, kernel, name: str, stride=1, bias: bool = False, same: bool = True):
         """Causal convolution over time. A stride of s turns s frames into one; feed steps of a multiple of s."""
-        z = self.past(x, kernel - stride, name)
-        make = keras.layers.Conv2D
-        return self.layer(name, make, filters, (kernel, 1), (stride, 1), "valid", use_bias=bias)(z)
+        kernel, stride = _pair(kernel), _pair(stride)
+        z = self.past(x, kernel[0] - stride[0], name, _edges(x, kernel, stride, same))
+        return self.layer(name, keras.layers.Conv2D, filters, kernel, stride, "valid", use_bias=bias)(z)
 
-    def depthwise(self, x, kernel: int, name: str):
+    def depthwise(self, x, kernel, name: str, same: bool = True):
         """Causal convolution over time, each channel by itself."""
-        z = self.past(x, kernel - 1, name)
-        return self.layer(name, keras.layers.DepthwiseConv2D, (kernel, 1), 1, "valid", use_bias=False)(z)
+        kernel = _pair(kernel)
+        z = self.past(x, kernel[0] - 1, name, _edges(x, kernel, (1, 1), same))
+        return self.layer(name, keras.layers.DepthwiseConv2D, kernel, 1, "valid", use_bias=False)(z)
+
+    def lstm(self, x, units: int, name: str):
+        """x [B, T, 1, C] -> [B, T, 1, units]."""
+        sequence = keras.layers.Reshape((-1, x.shape[3]), name=f"{name}_sequence")(x)
+        cell = Cell(units, name="cell")
+        layer = self.layer(name, keras.layers.RNN, cell, return_sequences=True, return_state=True)
+        if self.fused:
+            fused = keras.layers.LSTM(units, return_sequences=True, name=f"{name}_fused")
+            fused.cell = layer.cell
+            y = fused(sequence)
+        elif self.step:
+            past = [keras.Input((units,), batch_size=1, name=f"{name}_{part}_state") for part in ("hidden", "cell")]
+            y, *last = layer(sequence, initial_state=past)
+            self.states += [State(entering.name, entering, leaving) for entering, leaving in zip(past, last)]
+        else:
+            y, *_ = layer(sequence)
+        return keras.layers.Reshape((-1, 1, units), name=f"{name}_frames")(y)
+
+    def average(self, x, name: str):
+        """x [B, T, M, C] -> [B, T, 1, C]: the mean over the bands; add() broadcasts it back. Converted it is a
+        depthwise convolution: an AVERAGE_POOL_2D has one scale for its input and its output, which the converter takes
+        from the output, so that the bands would be clipped to the range of their mean."""
+
+        def mean(x):
+            if not self.step:
+                return tf.reduce_mean(x, axis=2, keepdims=True)
+            kernel = tf.fill((1, x.shape[2], x.shape[3], 1), 1 / x.shape[2])
+            return tf.nn.depthwise_conv2d(x, kernel, (1, 1, 1, 1), "VALID")
+
+        return keras.layers.Lambda(mean, name=name)(x)
 
     def norm(self, x, name: str):
         """Batch normalization; folds into the convolution before it."""
@@ -82,6 +140,18 @@ class Net:
         return self.layer(name, keras.layers.Dropout, rate)(x) if rate and not self.step else x
 
 
+def _pair(size) -> tuple[int, int]:
+    """(frames, bands) of a kernel or a stride."""
+    return (size, 1) if isinstance(size, int) else tuple(size)
+
+
+def _edges(x, kernel: tuple[int, int], stride: tuple[int, int], same: bool) -> tuple[int, int]:
+    """Zeros below and above the bands, as padding="same" has them."""
+    bands = x.shape[2]
+    total = max(0, (-(-bands // stride[1]) - 1) * stride[1] + kernel[1] - bands) if same else 0
+    return total // 2, total - total // 2
+
+
 def build_whole(build, n_features: int, n_labels: int, parameters: dict) -> tuple[keras.Model, Net]:
     """frames float [B, T, n_features] -> scores float [B, T/stride, n_labels] (logits), and its Net."""
     net = Net(step=False)
@@ -92,10 +162,13 @@ def build_whole(build, n_features: int, n_labels: int, parameters: dict) -> tupl
     return keras.Model(frames, scores, name="whole"), net
 
 
-def build_step(build, n_features: int, n_labels: int, parameters: dict, n_frames: int, layers: dict) -> keras.Model:
+def build_step(
+    build, n_features: int, n_labels: int, parameters: dict, n_frames: int, layers: dict, fused: bool = False
+) -> keras.Model:
     """The step form with the whole form's layers: inputs {frames [1, n_frames, n_features], NAME_state ...},
-    outputs {scores [1, n_frames/stride, n_labels], NAME_state_out ...}. The batch is one."""
-    net = Net(step=True, layers=layers)
+    outputs {scores [1, n_frames/stride, n_labels], NAME_state_out ...}. The batch is one. fused: without the states of
+    LSTMs, for the converter."""
+    net = Net(step=True, layers=layers, fused=fused)
     frames = keras.Input((n_frames, n_features), batch_size=1, name="frames")
     x = keras.layers.Reshape((-1, 1, n_features), name="channels_step")(frames)
     scores = build(net, x, n_labels, **parameters)

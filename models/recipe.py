@@ -31,6 +31,12 @@ class DataSettings:
     layout: Literal["speech_commands", "folders"] = setting(
         "speech_commands", doc="Speech Commands with its split, or a folder of clips per word (SPEAKER_TAKE.wav)"
     )
+    speakers: Literal["names", "sound"] = setting(
+        "names", doc="who speaks a clip under the data root: as its file name says, or as its sound tells"
+    )
+    others: tuple[str, ...] = setting(
+        (), doc="more sets, relative to the data root, of other words and background: all their words are unknown"
+    )
     unknown_fraction: float = setting(
         2.0, unit="of the mean word count", low=0, high=100, doc="size of the unknown class in a training epoch"
     )
@@ -39,6 +45,15 @@ class DataSettings:
     )
     negatives: tuple[str, ...] = setting(
         (), doc="folders of long speech without the words, relative to the data root; cut into unknown training clips"
+    )
+    extra: tuple[str, ...] = setting(
+        (), doc="folders of more clips, a folder per word, relative to the data root (text-to-speech); in training only"
+    )
+    extra_fraction: float = setting(
+        0.15, unit="of the word clips", low=0, high=10, doc="clips of the words that `extra` adds to a training epoch"
+    )
+    train_words: Literal["recorded", "extra"] = setting(
+        "recorded", doc="clips of the words in training: the recorded ones, or those of `extra` alone"
     )
     noise: tuple[str, ...] = setting(
         (), doc="folders of extra background recordings, relative to the data root; used in training only"
@@ -74,6 +89,8 @@ class DataSettings:
                     f"words holds {word!r}: expected a folder name other than {UNKNOWN} and {SILENCE}, "
                     "which are made from the other folders and the background"
                 )
+        if self.train_words == "extra" and not self.extra:
+            raise ConfigError("train_words is extra and extra is empty: expected a folder that holds the words")
         if len(set(self.words)) != len(self.words):
             twice = next(word for word in self.words if self.words.count(word) > 1)
             raise ConfigError(f"words holds {twice!r} twice: expected each keyword once")
@@ -114,6 +131,9 @@ class AugmentSettings:
     cut_out_probability: float = setting(
         0.0, low=0, high=1, doc="pieces of running speech of which about one word is cut out, with silence around it"
     )
+    distinct_epochs: int = setting(
+        50, unit="epochs", low=1, high=10000, doc="epochs drawn anew; later ones repeat them with other masks"
+    )
     mixup_alpha: float = setting(0.0, low=0, high=10, doc="mixing of two examples (Zhang et al. 2018); 0 leaves it out")
     specaugment: SpecAugmentSettings = SpecAugmentSettings()
 
@@ -144,11 +164,31 @@ class TrainSettings:
     learning_rate: float = setting(1e-3, low=1e-8, high=10, doc="greatest learning rate; falls as a cosine to zero")
     weight_decay: float = setting(1e-4, low=0, high=1, doc="decoupled decay of the kernels per step (AdamW)")
     warmup_epochs: float = setting(2.0, unit="epochs", low=0, high=1000, doc="linear rise of the learning rate")
+    unknown_weight: float = setting(
+        1.0, low=0.01, high=100, doc="weight of an unknown example in the loss: many of them teach, but do not outvote"
+    )
     label_smoothing: float = setting(0.05, low=0, high=0.5, doc="share of the target spread over all labels")
     ema_decay: float = setting(
         0.999, low=0, high=0.99999, doc="running average of the weights per step; 0 leaves it out"
     )
     checkpoint_every: int = setting(5, unit="epochs", low=1, high=10000, doc="distance of two resumable checkpoints")
+    strategy: Literal["single", "mirrored", "multi_worker"] = setting(
+        "single", doc="one device, all GPUs of this machine, or the machines that TF_CONFIG names (models/strategy.py)"
+    )
+
+
+@dataclass(frozen=True)
+class DistillSettings:
+    """Teachers whose mean posterior is learnt beside the labels (Hinton et al. 2015, arXiv:1503.02531)."""
+
+    recipe: str | None = setting(None, doc="recipe of the teachers, relative to this file; nothing: no teacher")
+    weights: tuple[str, ...] = setting((), doc="weights.npz of each teacher, relative to this file")
+    share: float = setting(0.7, low=0, high=1, doc="share of the teachers in the loss; the labels have the rest")
+    temperature: float = setting(2.0, low=0.5, high=20, doc="by which the logits of both are divided")
+
+    def __post_init__(self):
+        if (self.recipe is None) != (not self.weights):
+            raise ConfigError("distill names a recipe or weights without the other: expected both, or neither")
 
 
 @dataclass(frozen=True)
@@ -192,6 +232,15 @@ class BudgetSettings:
     max_accuracy_loss: float | None = setting(
         None, low=0, high=1, doc="greatest loss of accuracy from float to int8 on report"
     )
+    max_accuracy_loss_upper: float | None = setting(
+        None, low=0, high=1, doc="greatest upper 95 % bound of that loss, pooled over the trainings of a release"
+    )
+    false_accepts_per_hour: float = setting(
+        0.5, unit="1/h", low=0.001, high=1000, doc="greatest upper 95 % bound; a release chooses its threshold by it"
+    )
+    false_reject_rate: float | None = setting(
+        None, low=0, high=1, doc="greatest share of keywords that a release misses in the clean stream of report"
+    )
     model_bytes: int | None = setting(None, unit="bytes", low=1, doc="greatest size of the flatbuffer")
     macs_per_second: int | None = setting(None, unit="MAC/s", low=1, doc="greatest cost of a second of audio")
     arena_bytes: int | None = setting(None, unit="bytes", low=1, doc="greatest tensor arena on a microcontroller")
@@ -210,6 +259,7 @@ class Recipe:
     augment: AugmentSettings = AugmentSettings()
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
+    distill: DistillSettings = DistillSettings()
     quantize: QuantizeSettings = QuantizeSettings()
     decision: DecisionSettings = DecisionSettings()
     budget: BudgetSettings = BudgetSettings()

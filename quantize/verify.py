@@ -15,7 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.errors import VerificationError
+from models.epochs import MODEL_SCALE
+from toolkit.engine import Engine
+from toolkit.errors import MissingPartError, UnsupportedError, VerificationError
 from toolkit.interpreter import OPS, RUNTIMES, StepModel
 
 ALLOWED_DTYPES = (np.int8, np.int32)  # int32: biases and shapes
@@ -31,19 +33,29 @@ class RuntimeResult:
 
 
 def check_integer(model: bytes) -> StepModel:
-    """Refuses float tensors and operations that not every runtime here computes."""
+    """Refuses float tensors, operations that not every runtime here computes, and another input scale than training's.
+    Of an LSTM the cell state may be int16, as is its scratch (which has no scale); its float tensors hold nothing."""
     step = StepModel(model)
     strange = [op for op in step.ops() if op not in OPS]
     if strange:
         raise VerificationError(
             f"the model uses {strange[0]}; only {', '.join(sorted(OPS - {'DELEGATE'}))} are allowed."
         )
+    cells = {state.index for state in step.variables}
     for tensor in step.tensors():
-        if tensor["dtype"] not in ALLOWED_DTYPES:
+        has_scale = len(tensor["quantization_parameters"]["scales"]) > 0
+        of_lstm = cells and tensor["dtype"] is np.int16 and (tensor["index"] in cells or not has_scale)
+        is_empty = 0 in tensor["shape"]
+        if tensor["dtype"] not in ALLOWED_DTYPES and not of_lstm and not is_empty:
             raise VerificationError(
                 f"the tensor {tensor['name']!r} is {np.dtype(tensor['dtype'])}; a full-integer model has "
-                "only int8 and int32 tensors."
+                "only int8 and int32 tensors, and int16 in the cell state of an LSTM."
             )
+    if (step.input.scale, step.input.zero_point) != (MODEL_SCALE, 0):
+        raise VerificationError(
+            f"the input's scale is {step.input.scale} with zero point {step.input.zero_point}, networks are trained "
+            f"with {MODEL_SCALE} and 0."
+        )
     return step
 
 
@@ -68,6 +80,7 @@ def run_everywhere(model: bytes, codes: np.ndarray) -> list[RuntimeResult]:
                 results.append(RuntimeResult(str(result["runtime"]), result["scores"]))
     if not results:
         raise VerificationError("no TFLite runtime is installed to verify the model in.")
+    _check_native(model, codes, results[0])
     for other in results[1:]:
         largest = max(lsb_histogram(results[0], other))
         if largest > MAX_LSB:
@@ -75,6 +88,19 @@ def run_everywhere(model: bytes, codes: np.ndarray) -> list[RuntimeResult]:
                 f"{other.runtime} differs from {results[0].runtime} by {largest} LSB (limit {MAX_LSB})."
             )
     return results
+
+
+def _check_native(model: bytes, codes: np.ndarray, expected: RuntimeResult) -> None:
+    """The C core's executor must give the same integers, where it knows the operators."""
+    try:
+        engine = Engine(model)
+    except (UnsupportedError, MissingPartError):
+        return
+    for clip, scores in zip(codes, expected.scores):
+        engine.reset()
+        n = int((engine.process(clip)[: len(scores)] != scores).sum())
+        if n:
+            raise VerificationError(f"the native runtime differs from {expected.runtime} in {n} scores of a clip.")
 
 
 def lsb_histogram(a: RuntimeResult, b: RuntimeResult) -> dict[int, int]:
@@ -102,8 +128,6 @@ def _run(model: bytes, codes: np.ndarray) -> tuple[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    from toolkit.errors import MissingPartError
-
     try:
         name, stepped = _run(Path(sys.argv[1]).read_bytes(), np.load(sys.argv[2]))
     except MissingPartError as error:

@@ -46,8 +46,8 @@ def scene() -> np.ndarray:
     return samples
 
 
-FIRST_WORDS = 132_800  # samples of the scene, in which three keywords can be detected
-LATEST_S = 0.7  # after the end of a word its detection may come
+FIRST_WORDS = 134_400  # samples of the scene, in which three keywords can be detected
+LATEST_S = 0.8  # after the end of a word its detection may come
 
 
 def spoken_keywords(seconds: float = 1e9) -> list[dict[str, Any]]:

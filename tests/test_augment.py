@@ -10,8 +10,9 @@ import pytest
 pytest.importorskip("scipy", reason="scipy, which the augmentation needs, is not installed")
 
 from models import augment
-from models.augment import Source, canvas_of, make_banks, make_epoch, make_example, plan_epoch
+from models.augment import canvas_of, make_banks, make_epoch, make_example
 from models.noise import NoiseSource, background, swell
+from models.plan import Plan, Source, plan_epoch
 from models.recipe import AugmentSettings, Recipe, SpecAugmentSettings
 from models.waves import TrainingAudio
 from toolkit.config import parse_config
@@ -28,7 +29,8 @@ PLAIN = AugmentSettings(  # nothing happens
 
 @pytest.fixture(scope="module")
 def audio() -> TrainingAudio:
-    """30 clips: words a and b with 8 each, 12 of the frequent word c and 2 of the rare word d, as short tones."""
+    """30 clips: words a and b with 8 each, 12 of the frequent word c and 2 of the rare word d, as short tones; extra
+    are one clip of a and three of c."""
     rng = np.random.default_rng(7)
     words = np.repeat([0, 1, 2, 3], [8, 8, 12, 2]).astype(np.int32)
     time = np.arange(RATE) / RATE
@@ -43,6 +45,9 @@ def audio() -> TrainingAudio:
         ("a", "b", "unknown", "silence"),
         noise,
         speech,
+        np.array(waves, np.int16)[[0, 16, 17, 18]],
+        np.array([0, 2, 2, 2], np.int32),
+        0.25,
         2.0,
         1.0,
         RATE,
@@ -60,7 +65,7 @@ def level_db(sound: np.ndarray) -> float:
 
 def example(audio, banks, settings, source=Source.WORD, first=0, seed=0, second=0) -> np.ndarray:
     """One example, float32[canvas] with full scale 1."""
-    plan = augment.Plan(np.array([source]), np.array([first]), np.array([second]), np.array([0]))
+    plan = Plan(np.array([source]), np.array([first]), np.array([second]), np.array([0]))
     return make_example(audio, banks, settings, plan, 0, np.random.default_rng(seed)).astype(np.float32) / 32768
 
 
@@ -101,13 +106,14 @@ def test_an_epoch_holds_every_word_once_and_the_other_classes_by_their_fractions
     words = plan.first[plan.source == Source.WORD]
     assert sorted(words) == list(range(16))
     assert (audio.labels[words] == plan.label[plan.source == Source.WORD]).all()
-    assert np.bincount(plan.label).tolist() == [8, 8, 16, 8]
+    assert np.bincount(plan.label).tolist() == [12, 8, 16, 8]  # a quarter of 16 words more, all of the extra word a
     assert (plan.label[plan.source == Source.SILENCE] == 3).all()
-    counts = np.bincount(plan.source, minlength=6)
-    assert counts[Source.OTHER] + counts[Source.PIECE] + counts[Source.REVERSED] + counts[Source.SPLICE] == 16
+    extra = plan.source == Source.EXTRA
+    assert (audio.extra_labels[plan.first[extra]] == plan.label[extra]).all()
     many = plan_epoch(dataclasses.replace(audio, unknown_fraction=20.0), np.random.default_rng(0))
-    counts = np.bincount(many.source, minlength=6)[[Source.OTHER, Source.PIECE, Source.REVERSED, Source.SPLICE]]
-    assert counts.sum() == 160 and counts.min() >= 8  # 5 %
+    counts = np.bincount(many.source[many.label == 2], minlength=7)
+    assert counts[[Source.WORD, Source.SILENCE]].sum() == 0
+    assert counts.sum() == 160 and np.delete(counts, [Source.WORD, Source.SILENCE]).min() >= 8  # 5 %
 
 
 def test_rare_words_come_more_often_than_by_their_number(audio):
@@ -119,16 +125,18 @@ def test_rare_words_come_more_often_than_by_their_number(audio):
     assert drawn[28:].mean() > 1.5 * drawn[16:28].mean() and drawn[:16].sum() == 0
 
 
-@pytest.mark.parametrize("leave_out", ["negatives", "others", "both"])
+@pytest.mark.parametrize("leave_out", ["negatives", "others", "extra", "negatives others", "negatives others extra"])
 def test_the_unknown_class_is_complete_without_some_of_its_sources(audio, banks, leave_out):
-    if leave_out != "others":
+    if "negatives" in leave_out:
         audio = dataclasses.replace(audio, negatives=())
-    if leave_out != "negatives":
+    if "extra" in leave_out:
+        audio = dataclasses.replace(audio, extra_waves=audio.extra_waves[:1], extra_labels=audio.extra_labels[:1])
+    if "others" in leave_out:
         keep = audio.labels < 2
         audio = dataclasses.replace(audio, waves=audio.waves[keep], labels=audio.labels[keep], words=audio.words[keep])
     plan = plan_epoch(audio, np.random.default_rng(0))
-    assert np.bincount(plan.label).tolist() == [8, 8, 16, 8]
-    assert sum(len(waves) for waves, _ in make_epoch(audio, banks, RECIPE.augment, 1, 0)) == 40
+    assert np.bincount(plan.label).tolist() == [12, 8, 16, 8]
+    assert sum(len(waves) for waves, _ in make_epoch(audio, banks, RECIPE.augment, 1, 0)) == 44
 
 
 @pytest.mark.parametrize("varied", [0.0, 1.0])
@@ -267,10 +275,11 @@ def test_splices_are_of_two_words(audio, banks):
     for seed in range(20):
         clip = augment.source_clip(
             audio,
-            augment.Plan(np.array([Source.SPLICE]), np.array([0]), np.array([1]), np.array([2])),
+            Plan(np.array([Source.SPLICE]), np.array([0]), np.array([1]), np.array([2])),
             RECIPE.augment,
             0,
             np.random.default_rng(seed),
+            RATE,
         )
         peak = np.argmax(np.abs(np.fft.rfft(clip[8000:])[:1000])) * 2
         assert peak > 450  # clips 0 and 1 are both word a, around 325 Hz; b, c and d lie above
@@ -370,3 +379,13 @@ def test_a_cut_out_begins_and_ends_where_speech_is_quiet():
         assert (word[inside] == bursts[inside]).all()
         for edge in (heard[0], heard[-1]):  # within 12 ms of where a burst begins or ends
             assert min(edge % 2560, -edge % 2560, abs(edge % 2560 - 960)) <= 200
+
+
+def test_running_speech_fills_the_context_and_the_flush_half_of_the_time(audio, banks):
+    full = [bool(example(audio, banks, PLAIN, Source.PIECE, seed=seed)[:8000].any()) for seed in range(60)]
+    assert 0.3 < np.mean(full) < 0.7
+
+
+def test_an_extra_clip_is_used_as_it_is(audio, banks):
+    got = example(audio, banks, PLAIN, Source.EXTRA, first=2) * 32768
+    assert (got[8000:24000] == audio.extra_waves[2]).all()

@@ -316,7 +316,7 @@ def test_misuse(refusal, argv, words):
 
 
 @pytest.mark.parametrize("variable, value, status, words", [
-    ("EDGE_AUDIO_RUNTIME", "onnx", 2, "EDGE_AUDIO_RUNTIME is 'onnx'; expected tflite-runtime or ai-edge-litert"),
+    ("EDGE_AUDIO_RUNTIME", "onnx", 2, "is 'onnx'; expected tflite-runtime, ai-edge-litert or native"),
     ("EDGE_AUDIO_TRUST", "/nowhere", 2, "/nowhere: not a folder of trusted keys")])
 def test_wrong_environment(variable, value, status, words):
     released()

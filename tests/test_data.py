@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ pytest.importorskip("soundfile", reason="soundfile, which writes the clips, is n
 
 import soundfile
 
-from models.data import SPLITS, Clip, load_dataset, speaker_of, which_set
+from models.data import SPLITS, Clip, load_dataset
 from models.recipe import SILENCE, UNKNOWN, DataSettings
+from models.split import speaker_of, which_set
 from models.waves import load_training_audio, load_waves
 from toolkit.errors import AudioFileError, DataError
 
@@ -187,6 +189,116 @@ def test_extra_folders_are_for_training_only(tmp_path):
     assert [path.name for path in dataset.negatives] == ["84-1.flac"]
 
 
+WAKE = DataSettings(words=("up",), layout="folders", others=("../speech",), validation_fraction=0.4, test_fraction=0)
+
+
+@pytest.fixture(scope="module")
+def wake(tmp_path_factory) -> Path:
+    """A folder of one word, "up", by 40 speakers; beside it `speech`, which holds up, bed and background."""
+    root = tmp_path_factory.mktemp("wake")
+    make_folders(root / "speech")
+    for i in range(40):
+        write(root / "wake" / "up" / f"{i:02d}_1.wav", tone())
+    (root / "speech" / "validation_list.txt").write_text("".join(f"bed/{i:02d}_1.wav\n" for i in range(12)))
+    return root / "wake"
+
+
+def test_other_sets_give_the_other_words_and_the_background(wake):
+    dataset = load_dataset(wake, WAKE)
+    for split in SPLITS[:3]:
+        assert {(clip.path.parts[-3], clip.word, clip.label) for clip in dataset.clips(split)} - {
+            (clip.path.parts[-3], SILENCE, SILENCE) for clip in dataset.clips(split)
+        } == {("wake", "up", "up"), ("speech", "bed", UNKNOWN)}
+        assert all(path.parts[-3] == "speech" for path in dataset.backgrounds(split))
+    assert sum(clip.label == "up" for split in SPLITS for clip in dataset.clips(split)) == 40
+    assert f"{wake}/../speech holds up as well, which data.others leaves out" in dataset.notices
+
+
+def test_other_sets_keep_their_own_lists_and_speakers(wake):
+    dataset = load_dataset(wake, WAKE)
+    others = {split: {c.speaker for c in dataset.clips(split) if c.label == UNKNOWN} for split in SPLITS}
+    words = {split: {c.speaker for c in dataset.clips(split) if c.label == "up"} for split in SPLITS}
+    assert others["train"] == {f"{i:02d}" for i in range(12, 40)}
+    assert others["tune"] | others["report"] <= {f"{i:02d}" for i in range(12)}
+    speakers = [f"{i:02d}" for i in range(40)]
+    assert words["train"] == {speaker for speaker in speakers if which_set(speaker, 0.4, 0) == "training"}
+    assert others["train"] & words["report"]  # speaker 20 of one set is not speaker 20 of the other
+
+
+def test_a_background_of_its_own_comes_first(wake, tmp_path):
+    make_folders(tmp_path / "own")
+    dataset = load_dataset(tmp_path / "own", replace(WAKE, others=(str(wake.parent / "speech"),)))
+    assert all(path.parts[-3] == "own" for split in SPLITS for path in dataset.backgrounds(split))
+
+
+def test_test_speakers_of_other_sets_are_left_out_where_the_word_has_none(wake, tmp_path):
+    make_folders(tmp_path)
+    (tmp_path / "validation_list.txt").write_text("".join(f"bed/{i:02d}_1.wav\n" for i in range(12)))
+    (tmp_path / "testing_list.txt").write_text("".join(f"bed/{i:02d}_1.wav\n" for i in range(12, 20)))
+    dataset = load_dataset(wake, replace(WAKE, others=(str(tmp_path),)))
+    assert dataset.clips("test") == ()
+    assert {c.speaker for c in dataset.clips("train") if c.label == UNKNOWN} == {f"{i:02d}" for i in range(20, 40)}
+
+
+def test_speakers_by_sound_stay_in_one_split_whatever_the_files_are_called(tmp_path):
+    make_folders(tmp_path / "speech")
+    voice_of = {}
+    for voice in range(16):
+        centre_hz = np.random.default_rng(voice).uniform(300, 6000, 4)
+        for number in range(4):
+            path = tmp_path / "wake" / "up" / f"{(voice * 4 + number) * 2654435761 % 2**32:08x}-{number}.wav"
+            voice_of[path.name] = voice
+            time = np.arange(8000) / RATE
+            sound = sum(np.sin(2 * np.pi * hz * time + 10 * np.sin(40 * time + number)) for hz in centre_hz)
+            write(path, (3000 * np.hanning(8000) * sound).astype(np.int16))
+    settings = replace(WAKE, speakers="sound", validation_fraction=0.5)
+    dataset = load_dataset(tmp_path / "wake", settings)
+    torn = [
+        voice for voice in range(16)
+        if len({s for s in SPLITS for c in dataset.clips(s) if voice_of.get(c.path.name) == voice}) > 1
+    ]  # fmt: skip
+    assert not torn
+    groups = {c.speaker for split in SPLITS for c in dataset.clips(split) if c.label == "up"}
+    assert 4 <= len(groups) <= 16 and all(name.startswith("up/") for name in groups)
+    assert f"fall into {len(groups)} groups of similar sound" in dataset.notices[0]
+    assert load_dataset(tmp_path / "wake", settings).splits == dataset.splits
+
+
+def test_words_that_are_trained_from_extra_clips_alone(wake, tmp_path):
+    for word, name in (("up", "a_0"), ("up", "a_1"), ("bed", "a_0")):
+        write(tmp_path / "spoken" / word / f"{name}.wav", tone())
+    settings = replace(WAKE, extra=(str(tmp_path / "spoken"),))
+    recorded, dataset = load_dataset(wake, settings), load_dataset(wake, replace(settings, train_words="extra"))
+    for split in ("tune", "report"):
+        assert dataset.clips(split) == recorded.clips(split)
+    words = [clip for clip in dataset.clips("train") if clip.label == "up"]
+    assert [clip.path for clip in words] == sorted((tmp_path / "spoken" / "up").iterdir())
+    others = [[clip for clip in d.clips("train") if clip.label == UNKNOWN] for d in (recorded, dataset)]
+    assert others[0] == others[1]
+    assert [clip.word for clip in recorded.extra] == ["bed", "up", "up"]
+    assert [clip.word for clip in dataset.extra] == ["bed"]
+    assert not {clip.path for clip in recorded.clips("train") if clip.label == "up"} & dataset.trained
+
+
+def test_recorded_words_that_are_also_the_extra_clips_of_training_are_refused(wake):
+    with pytest.raises(DataError, match="is also in data.noise, data.negatives or data.extra"):
+        load_dataset(wake, replace(WAKE, extra=("up",), train_words="extra"))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(others=("../nothing",)), "which data.others names, is not a folder: name a set"),
+        (dict(others=()), "at least 3 background recordings"),
+        (dict(extra=("../speech/bed",), train_words="extra"), "(../speech/bed) holds clips of 'up', which are all"),
+    ],
+)
+def test_wake_words_that_cannot_be_used(wake, change, message):
+    with pytest.raises(DataError) as error:
+        load_dataset(wake, replace(WAKE, **change))
+    assert message in str(error.value)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -195,7 +307,7 @@ def test_extra_folders_are_for_training_only(tmp_path):
         (dict(words=("empty",)), "holds no audio file: expected clips of the word 'empty'"),
         (dict(noise=("../nothing",)), "which data.noise names, is not a folder"),
         (dict(negatives=("empty",)), "which data.negatives names, holds no audio file"),
-        (dict(noise=("_background_noise_",)), "is also in data.noise or data.negatives"),
+        (dict(noise=("_background_noise_",)), "is also in data.noise, data.negatives or data.extra"),
         (dict(words=("up", "bed")), "holds no clip of 'unknown' (folders that are not keywords)"),
         (dict(layout="speech_commands", validation_fraction=0.02), "holds no clip of"),
     ],

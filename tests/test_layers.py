@@ -1,42 +1,57 @@
-"""Step = whole: the two faces of every architecture, in float."""
+"""The layers an architecture is made of, whole and step."""
 
 import numpy as np
 import pytest
 
 pytest.importorskip("tensorflow", reason="tensorflow is not installed (requirements-host.txt)")
 
-from models.layers import build_step, build_whole
+from models.layers import Net, build_whole, keras
 from models.train import load_architecture
 from toolkit.errors import ConfigError
 
 
-@pytest.mark.parametrize("parameters", [{}, {"width": 12, "blocks": 2, "kernel": 5, "growth": 0}])
-def test_float_step_equals_float_whole(parameters):
-    module = load_architecture("ds_tc_resnet")
-    whole, net = build_whole(module.build, 40, 10, parameters)
-    rng = np.random.default_rng(0)
-    whole.set_weights([w + 0.1 * rng.standard_normal(w.shape).astype(np.float32) ** 2 for w in whole.get_weights()])
-    step = build_step(module.build, 40, 10, parameters, module.STRIDE, net.layers)
-    frames = rng.standard_normal((1, 60, 40)).astype(np.float32)
-    expected = whole(frames, training=False).numpy()
-
-    states = {t.name: np.zeros(t.shape, np.float32) for t in step.inputs if t.name != "frames"}
-    scores = []
-    for i in range(0, frames.shape[1], module.STRIDE):
-        out = step({"frames": frames[:, i : i + module.STRIDE], **states}, training=False)
-        scores.append(out["scores"].numpy())
-        states = {name: out[f"{name}_out"].numpy() for name in states}
-    assert np.abs(np.concatenate(scores, axis=1) - expected).max() < 1e-4 * max(1, np.abs(expected).max())
+@pytest.mark.parametrize("bands, kernel, stride", [(40, 5, 2), (40, 8, 4), (10, 4, 2), (7, 3, 1), (9, 1, 2), (5, 6, 5)])
+def test_bands_are_padded_as_tensorflow_does(bands, kernel, stride):
+    net, x = Net(step=False), keras.Input((None, bands, 2))
+    model = keras.Model(x, net.conv(x, 3, (1, kernel), "c", stride=(1, stride)))
+    values = np.random.default_rng(0).standard_normal((1, 4, bands, 2)).astype(np.float32)
+    same = keras.layers.Conv2D(3, (1, kernel), (1, stride), "same", use_bias=False)
+    same.build(values.shape)
+    same.set_weights(model.get_weights())
+    np.testing.assert_allclose(model(values), same(values), atol=1e-5)
 
 
-def test_whole_is_causal():
-    module = load_architecture("ds_tc_resnet")
-    whole, _ = build_whole(module.build, 40, 10, {"width": 8, "blocks": 2})
-    frames = np.random.default_rng(1).standard_normal((1, 40, 40)).astype(np.float32)
-    changed = frames.copy()
-    changed[:, 30:] += 1
-    before, after = whole(frames).numpy(), whole(changed).numpy()
-    assert (before[:, :15] == after[:, :15]).all() and not (before[:, 15:] == after[:, 15:]).any(axis=2).all()
+def test_a_valid_kernel_as_wide_as_the_axis_leaves_one_band():
+    net, x = Net(step=False), keras.Input((None, 12, 2))
+    assert net.conv(x, 3, (4, 12), "c", same=False).shape[1:] == (None, 1, 3)
+    assert net.depthwise(x, (4, 12), "d", same=False).shape[1:] == (None, 1, 2)
+
+
+def test_bands_and_their_average():
+    net, x = Net(step=False), keras.Input((None, 1, 6))
+    bands = net.bands(x)
+    model = keras.Model(x, [bands, net.average(bands, "average"), net.add(bands, net.average(bands, "average"), "add")])
+    values = np.arange(24, dtype=np.float32).reshape(1, 4, 1, 6)
+    turned, mean, total = model(values)
+    assert (turned.numpy()[..., 0] == values[:, :, 0]).all()
+    np.testing.assert_allclose(mean[0, :, 0, 0], values.mean(axis=3)[0, :, 0])
+    np.testing.assert_allclose(total[..., 0], (values + values.mean(axis=3, keepdims=True))[:, :, 0])
+
+
+def test_a_ring_buffer_keeps_the_zeros_at_the_ends_of_the_bands():
+    net = Net(step=True)
+    x = keras.Input((2, 9, 3), batch_size=1)
+    net.conv(x, 4, (6, 4), "c", stride=(2, 2))
+    (state,) = net.states
+    assert state.entering.shape == state.leaving.shape == (1, 4, 9 + 3, 3)
+
+
+def test_the_state_of_an_lstm_enters_and_leaves_or_stays_inside():
+    x = keras.Input((2, 1, 5), batch_size=1)
+    for fused, names in ((False, ["l_hidden_state", "l_cell_state"]), (True, [])):
+        net = Net(step=True, fused=fused)
+        assert net.lstm(x, 7, "l").shape == (1, 2, 1, 7)
+        assert [state.name for state in net.states] == names
 
 
 def test_an_architecture_may_lie_anywhere(tmp_path):

@@ -144,7 +144,8 @@ def test_other_rates_are_resampled_and_said(edge_audio, tmp_path):
 
     cd = tmp_path / "cd.wav"
     write_wav(cd, soxr.resample(scene()[: FIRST_WORDS], 16000, 44100), 44100)
-    lines = edge_audio("run", "kws", cd, stderr=f"edge-audio: {cd}: 44100 Hz resampled to 16000 Hz\n")
+    said = f"edge-audio: {cd}: 44100 Hz resampled to 16000 Hz\n"
+    lines = edge_audio("run", "kws", cd, "--threshold", "0.8", stderr=said)
     missed, extra = match_keywords([(line["label"], line["time"]) for line in lines], FIRST_WORDS / 16000)
     assert missed == [] and len(extra) <= 1
 
@@ -217,8 +218,9 @@ def test_classify_the_evaluation_clips(edge_audio):
         assert (line["label"], line["score"]) == next(iter(line["scores"].items()))
         values = line["scores"].values()
         assert line["score"] == max(values) and sum(values) == pytest.approx(1, abs=1e-3)
-    right = sum(Path(line["file"]).parent.name == line["label"] for line in lines)
-    assert len(lines) == 12 * len(labels) and right >= 0.9 * len(lines)
+    known = [line for line in lines if Path(line["file"]).parent.name in labels]  # the folder holds other words too
+    right = sum(Path(line["file"]).parent.name == line["label"] for line in known)
+    assert len(known) == 12 * len(labels) and right >= 0.9 * len(known)
 
 
 def test_classify_files_and_folders(edge_audio, first_words, tmp_path):

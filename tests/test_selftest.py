@@ -13,12 +13,24 @@ from toolkit import stream
 from toolkit.__main__ import main
 from toolkit.bundle import write_bundle
 from toolkit.errors import BundleFormatError
-from toolkit.interpreter import StepModel, runtime_name
+from toolkit.interpreter import StepModel, _runtime, runtime_name
 from toolkit.manifest import SCORES_ROLE, Selftest
 from toolkit.selftest import selftest
 
 FIELDS = ["bundle", "version", "sha256", "runtime", "backend", "features_equal", "max_lsb", "limit_lsb", "passed",
           "reason"]
+
+
+@pytest.fixture(autouse=True)
+def tflite(monkeypatch):
+    """The runtime whose scores the bundle holds; the native one, which comes first, has a test of its own."""
+    monkeypatch.setenv("EDGE_AUDIO_RUNTIME", _runtime()[2].rpartition("-")[0])
+
+
+def test_the_native_runtime_is_held_to_equality(monkeypatch):
+    monkeypatch.setenv("EDGE_AUDIO_RUNTIME", "native")
+    result = selftest(released())
+    assert (result["runtime"], result["passed"], result["max_lsb"], result["limit_lsb"]) == ("native", True, 0, 0)
 
 
 def test_the_released_bundle_passes(backend):

@@ -1,4 +1,5 @@
-"""The signal flow: any split of the samples, several bundles, clips, step = whole over an hour, wrong bundles."""
+"""The signal flow: any split of the samples, any step of the models, several bundles, clips, step = whole over an hour,
+wrong bundles."""
 
 from __future__ import annotations
 
@@ -73,14 +74,97 @@ def test_any_split_gives_the_same_detections_and_scores(lengths):
     assert len(scores) > 400 and np.array_equal(np.concatenate(parts), scores)
 
 
-def test_time_is_that_of_the_last_sample_used(pipeline, detections):
-    """Sample by sample: the detection comes with the sample that ends at its time, and not one earlier."""
-    first = detections[0]
+def test_time_is_that_of_the_last_sample_used(detections):
+    """Sample by sample, in the shortest steps: the detection comes with the sample that ends at its time, and not one
+    earlier."""
+    first, pipeline = detections[0], Pipeline([released()], frames_per_step=1)
     end = round(first.time * pipeline.sample_rate_hz)
     assert end == pytest.approx(first.time * pipeline.sample_rate_hz, abs=1e-6)
-    pipeline.reset()
     assert pipeline.process(scene()[: end - 3]) == []
     assert [pipeline.process(scene()[i : i + 1]) for i in range(end - 3, end + 2)] == [[], [], [first], [], []]
+
+
+# --- steps of several frames ---
+
+STEPS = (1, 2, 3, 4, 6, 8, 16, 50)  # frames; those that are no multiple of the model's own are rounded down
+
+
+@pytest.mark.parametrize("frames_per_step", STEPS)
+def test_every_step_gives_the_same_detections(frames_per_step, detections):
+    samples = scene()[:TEN_SECONDS]
+    expected = [d for d in detections if d.time <= TEN_SECONDS / 16_000]
+    assert len(expected) >= 3
+    for lengths in ([320], [len(samples)], [1, 0, 700, 333]):
+        pipeline = Pipeline([released()], frames_per_step=frames_per_step)
+        assert in_blocks(pipeline, samples, lengths) + pipeline.finish() == expected
+
+
+@hypothesis.settings(max_examples=20)
+@hypothesis.given(st.sampled_from(STEPS), st.lists(st.integers(0, 3000), min_size=1, max_size=6).filter(any),
+                  st.integers(0, 40_000))
+def test_every_step_gives_the_same_scores(frames_per_step, lengths, n):
+    """Up to the last frame: the end of the stream gives what waited."""
+    hypothesis.assume(sum(lengths) / len(lengths) > 100)
+    samples = scene()[20_000 : 20_000 + n]
+    stage = BundleStage(released())
+    expected = stage.scores(make_front_end(released()).process(samples), last=True)
+    pipeline = Pipeline([released()], frames_per_step=frames_per_step)
+    taken = keep_scores(pipeline)
+    in_blocks(pipeline, samples, lengths)
+    pipeline.finish()
+    assert len(expected) == max(0, (n - 480) // 160 + 1) // stage.stride
+    assert np.array_equal(np.concatenate([expected[:0], *taken]), expected)
+
+
+def keep_scores(pipeline: Pipeline) -> list[np.ndarray]:
+    """The scores that its one detector will be given."""
+    taken, detector = [], pipeline.stages[0].detector
+    process = detector.process
+    detector.process = lambda scores: taken.append(scores) or process(scores)
+    return taken
+
+
+@pytest.mark.parametrize("frames_per_step", STEPS)
+def test_a_longer_step_tells_later_by_no_more_than_itself(frames_per_step, detections):
+    """In blocks of one hop: from the time of a detection to its report there are at most the step less the stride."""
+    pipeline = Pipeline([released()], frames_per_step=frames_per_step)
+    stride = pipeline.stages[0].stride
+    late = []
+    for end in range(160, TEN_SECONDS, 160):
+        late += [round(end / 160 - (d.time * 16_000 / 160)) for d in pipeline.process(scene()[end - 160 : end])]
+    assert len(late) >= 3 and min(late) >= 0 and max(late) <= max(0, frames_per_step - stride)
+
+
+def test_samples_are_worked_through_once_per_step(count_front_ends):
+    """The first step needs the whole first window; from then on every second block of 20 ms completes one."""
+    pipeline = Pipeline([released()], frames_per_step=4)
+    in_blocks(pipeline, scene()[: 320 * 7], [320])
+    assert count_front_ends == [960, 640, 640]
+    pipeline.reset()
+    in_blocks(pipeline, scene()[: 320 * 3], [320])
+    assert count_front_ends == [960, 640, 640, 960]
+
+
+def test_the_memory_of_a_block_may_be_used_again(detections):
+    pipeline, block, found = Pipeline([released()], frames_per_step=16), np.empty(320, np.int16), []
+    for start in range(0, TEN_SECONDS, 320):
+        block[:] = scene()[start : start + 320]
+        found += pipeline.process(block)
+        block.fill(-9999)
+    assert found and found == [d for d in detections if d.time <= found[-1].time]
+
+
+def test_after_its_end_a_stream_starts_anew(detections):
+    pipeline = Pipeline([released()])
+    assert pipeline.finish() == [] == pipeline.finish()
+    pipeline.process(scene()[:77_777])
+    pipeline.finish()
+    assert pipeline.process(scene()) + pipeline.finish() == detections
+
+
+def test_a_step_has_a_frame():
+    with pytest.raises(UsageError, match="frames_per_step is 0, expected 1 or more"):
+        Pipeline([released()], frames_per_step=0)
 
 
 def test_reset_is_a_new_pipeline(pipeline, detections):
@@ -133,8 +217,8 @@ def test_equal_front_ends_are_computed_once(tmp_path, detections, count_front_en
     other = changed(tmp_path / "eager.eab", name="eager", decision=eager)
     alone = Pipeline([other]).process(scene())
     count_front_ends.clear()
-    both = in_blocks(Pipeline([released(), other]), scene(), [320])
-    assert len(count_front_ends) == -(-len(scene()) // 320)
+    both = in_blocks(Pipeline([released(), other]), scene(), [640])
+    assert len(count_front_ends) == len(scene()) // 640
     assert [d for d in both if d.bundle == "kws"] == detections
     assert [d for d in both if d.bundle == "eager"] == alone != []
     assert [d.time for d in both] == sorted(d.time for d in both)
@@ -165,7 +249,7 @@ def test_one_sample_rate_for_all(tmp_path):
 
 def test_a_clip_is_decided_from_the_reset_state(pipeline):
     clip = scene()[12_000:28_000]
-    fresh = Pipeline([released()]).classify(clip)
+    fresh = Pipeline([released()], frames_per_step=1).classify(clip)
     pipeline.process(scene()[:50_001])
     assert pipeline.classify(clip) == fresh == pipeline.classify(clip)
     (scores,) = fresh

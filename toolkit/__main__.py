@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--channel", help="0, 1, ... or mix")
     command("info", run_info, "the manifest of a bundle as JSON", bundles=1)
     command("selftest", run_selftest, "replay the acceptance test that bundles carry")
-    sub = command("bench", run_bench, "cost per 20 ms block: p50, p99, max, real-time factor, memory")
+    sub = command("bench", run_bench, "cost: p50, p99, max of a step, mean of a 20 ms block, real-time factor, memory")
     sub.add_argument("--seconds", type=float, default=20.0, help="of audio (default: 20)")
     sub = command("plot", run_plot, "a picture of waveform, features and detections", bundles=1)
     sub.add_argument("input", metavar="IN.wav")
@@ -203,6 +203,8 @@ def run_files(arguments) -> int:
             for block in audio.blocks(round(BLOCK_S * pipeline.sample_rate_hz)):
                 for detection in pipeline.process(block):
                     _write(arguments, detection, source)
+        for detection in pipeline.finish():
+            _write(arguments, detection, source)
         for notice in audio.notices:
             say(notice)
 
@@ -244,6 +246,8 @@ def run_listen(arguments) -> int:
                     say(f"warning: this machine is too slow, {dropped} blocks were dropped so far")
                 if arguments.seconds is not None and heard >= arguments.seconds * rate:
                     break
+            for detection in pipeline.finish():
+                _write(arguments, detection, {"stream": microphone.device_name})
     except KeyboardInterrupt:  # how one stops it
         pass
     return 0

@@ -14,6 +14,8 @@ the best one there.
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,14 +65,14 @@ class KeywordDetector:
     def __init__(self, labels: tuple[str, ...], decision: Decision, scale: float, threshold: float | None = None):
         self._labels = labels
         self._keyword = [label not in NOT_KEYWORDS for label in labels]
-        self._decision, self._scale = decision, scale
+        self._decision, self._factor = decision, scale / decision.window_frames
         self._threshold = decision.threshold if threshold is None else threshold
         self.reset()
 
     def reset(self) -> None:
         """As at the start of a stream."""
-        self._ring = np.zeros((self._decision.window_frames, len(self._labels)), np.int32)
-        self._sums = np.zeros(len(self._labels), np.int32)
+        nothing = [0] * len(self._labels)
+        self._sums, self._window = nothing, deque([nothing] * self._decision.window_frames)
         self._frame = 0
         self._quiet_until = 0  # the first frame at which the next detection may come
         self._held: int | None = None  # the label that was reported and has not yet been below the threshold
@@ -79,28 +81,32 @@ class KeywordDetector:
     def process(self, scores: np.ndarray) -> list[Keyword]:
         """int8 scores [m, n] -> the keywords detected in them, in order."""
         found = []
-        for row in scores:
-            slot = self._ring[self._frame % len(self._ring)]
-            self._sums += row
-            self._sums -= slot
-            slot[:] = row
-            best = int(self._sums.argmax())
+        for row in scores.tolist():  # lists, because m and n are small: numpy takes four times as long
+            oldest = self._window.popleft()
+            self._window.append(row)
+            self._sums = sums = [total + new - old for total, new, old in zip(self._sums, row, oldest)]
+            best = sums.index(max(sums))
             if self._keyword[best] or self._held is not None:  # else spare the exponentials
-                p = posteriors(self._sums, self._scale, self._decision.window_frames)
-                if self._held is not None and p[self._held] < self._threshold:
-                    self._held = None
-                self._lead(best if self._keyword[best] and p[best] >= self._threshold else -1)
-                if self._led >= self._decision.hold_frames and self._may_report(best):
-                    found.append(Keyword(self._labels[best], float(p[best]), self._frame))
-                    self._quiet_until, self._held = self._frame + self._decision.refractory_frames, best
+                found += self._decide(best)
             else:
                 self._lead(-1)
             self._frame += 1
         return found
 
+    def _decide(self, best: int) -> list[Keyword]:
+        """What is reported of the frame whose best label this is: one keyword or none."""
+        top = self._sums[best] * self._factor
+        e = [math.exp(total * self._factor - top) for total in self._sums]
+        whole = sum(e)  # posterior of label i, as from `posteriors`: round(e[i] / whole, 6)
+        if self._held is not None and round(e[self._held] / whole, 6) < self._threshold:
+            self._held = None
+        score = round(e[best] / whole, 6)
+        self._lead(best if self._keyword[best] and score >= self._threshold else -1)
+        if self._led < self._decision.hold_frames or best == self._held or self._frame < self._quiet_until:
+            return []
+        self._quiet_until, self._held = self._frame + self._decision.refractory_frames, best
+        return [Keyword(self._labels[best], score, self._frame)]
+
     def _lead(self, label: int) -> None:
         self._led = 0 if label < 0 else self._led + 1 if label == self._leader else 1
         self._leader = label
-
-    def _may_report(self, label: int) -> bool:
-        return label != self._held and self._frame >= self._quiet_until

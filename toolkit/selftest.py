@@ -6,6 +6,7 @@ import numpy as np
 
 from .bundle import Bundle
 from .errors import BundleFormatError
+from .interpreter import NATIVE
 from .manifest import SCORES_ROLE
 from .stream import BundleStage, make_front_end
 
@@ -15,8 +16,9 @@ BLOCK_SAMPLES = 320
 def selftest(bundle: Bundle, backend: str | None = None) -> dict:
     """{bundle, version, sha256, runtime, backend, features_equal, max_lsb, limit_lsb, passed, reason}.
 
-    Features must be equal bit for bit. Scores must be, where the bundle holds those of this runtime ("exact"), else
-    they may differ from those it holds by the bundle's max_lsb. max_lsb is null where their numbers differ.
+    Features must be equal bit for bit. Scores must be, where the bundle holds those of this runtime ("exact") and in
+    the native runtime, which computes what TFLite's reference kernels do; else they may differ from those that the
+    bundle holds by its max_lsb. max_lsb is null where their numbers differ.
     """
     manifest = bundle.manifest
     front_end, stage = make_front_end(bundle, backend), BundleStage(bundle)
@@ -30,7 +32,7 @@ def selftest(bundle: Bundle, backend: str | None = None) -> dict:
     features = np.concatenate([front_end.process(block) for block in [*blocks, samples[:0]]])
     scores = stage.scores(features).ravel()
     features_equal = np.array_equal(features.ravel(), expected_features)
-    max_lsb, limit = None, 0 if exact else manifest.selftest.max_lsb
+    max_lsb, limit = None, 0 if exact or runtime == NATIVE else manifest.selftest.max_lsb
     if scores.size == expected_scores.size and scores.size:
         max_lsb = int(np.abs(scores.astype(int) - expected_scores).max())
     reason = None

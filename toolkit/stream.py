@@ -3,20 +3,29 @@
     samples -> front end (one per front-end id) -> requantize (one per bundle) -> step model -> detector -> detections
 
 `run`, `listen`, `classify`, the self-test and the Python API all go through this.
+
+Models take several frames at once, FRAMES_PER_STEP in a stream, because a call costs as much as a frame or two. Scores,
+detections and their times are the same for every number (tests/test_stream.py); a longer step only tells them later, by
+up to the step less the model's stride: 4 frames of 10 ms with a stride of 2 add 20 ms at most and 10 on average.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 
 from .bundle import Bundle
 from .errors import ConfigError, UnsupportedError, UsageError
 from .features import FeatureConfig, FrontEnd, Requantization, Tables, front_end_id, parse_tables
-from .interpreter import OPS, StepModel
+from .interpreter import OPS, StepModel, open_model
 from .kws import NOT_KEYWORDS, KeywordDetector, clip_posteriors
+
+FRAMES_PER_STEP = 4
+INT16 = np.dtype(np.int16)
+_time = attrgetter("time")
 
 
 @dataclass(frozen=True)
@@ -38,10 +47,11 @@ class Detection:
 class BundleStage:
     """One bundle behind its front end: int16 features -> codes -> scores -> detections.
 
+    frames_per_step: what the model takes at once, at most; less than it can take: as few as that
     Raises UnsupportedError for a bundle of a task, operation, front end or model that this version does not run.
     """
 
-    def __init__(self, bundle: Bundle, threshold: float | None = None):
+    def __init__(self, bundle: Bundle, threshold: float | None = None, frames_per_step: int = 1):
         manifest = bundle.manifest
         if manifest.task != "kws":
             raise UnsupportedError(f"{bundle.path} is for the task {manifest.task!r}; this version runs kws.")
@@ -53,18 +63,20 @@ class BundleStage:
         self.manifest = manifest
         self.tables = front_end_tables(bundle)
         self.requantize = Requantization(**manifest.model.requantize.__dict__)
-        self.model = StepModel(bundle.members["model"])
+        self.model = open_model(bundle.members["model"], frames_per_step)
         _check_model(bundle, self.model, self.tables)
-        self.stride = self.model.frames_per_step // self.model.output.shape[1]
+        self.stride = self.model.stride
         self.detector = KeywordDetector(manifest.labels, manifest.decision, self.model.output.scale, threshold)
 
     def reset(self) -> None:
         self.model.reset()
         self.detector.reset()
 
-    def scores(self, features: np.ndarray) -> np.ndarray:
-        """int16 features [m, n] -> int8 scores [k, labels]."""
-        return self.model.process(self.requantize.apply(features))
+    def scores(self, features: np.ndarray, last: bool = False) -> np.ndarray:
+        """int16 features [m, n] -> int8 scores [k, labels] of the steps that they complete; with `last`, of all frames
+        of the stream, after which the model is as after reset."""
+        scores = self.model.process(self.requantize.apply(features))
+        return np.concatenate([scores, self.model.finish()]) if last else scores
 
     def detect(self, scores: np.ndarray) -> list[Detection]:
         """int8 scores [k, labels], the next ones of the stream -> what they complete."""
@@ -74,9 +86,9 @@ class BundleStage:
             for k in self.detector.process(scores)
         ]
 
-    def process(self, features: np.ndarray) -> list[Detection]:
-        """int16 features [m, n], the next ones of the stream -> what they complete."""
-        return self.detect(self.scores(features)) if len(features) else []
+    def process(self, features: np.ndarray, last: bool = False) -> list[Detection]:
+        """int16 features [m, n], the next (and last) ones of the stream -> what they complete."""
+        return self.detect(self.scores(features, last))
 
     def _end_of(self, frame: int) -> float:
         """Seconds at the last sample that model output `frame` has seen."""
@@ -84,24 +96,61 @@ class BundleStage:
         return (last_feature * self.tables.hop_length + self.tables.win_length) / self.tables.sample_rate_hz
 
 
+class Branch:
+    """One front end and the bundles behind it. Samples wait here until they complete a step of the models."""
+
+    def __init__(self, front_end: FrontEnd, stages: list[BundleStage]):
+        self.front_end, self.stages = front_end, stages
+        tables = front_end.tables
+        self._step = max(stage.model.frames_per_step for stage in stages) * tables.hop_length
+        self._first_step = self._step - tables.hop_length + tables.win_length
+        self.reset()
+
+    def reset(self) -> None:
+        self.front_end.reset()
+        for stage in self.stages:
+            stage.reset()
+        self._waiting, self._missing = b"", self._first_step  # samples
+
+    def process(self, samples: np.ndarray) -> list[Detection]:
+        """int16 samples [n], the next ones of the stream -> what they complete, bundle by bundle."""
+        self._missing -= len(samples)
+        self._waiting += samples.tobytes()
+        if self._missing > 0:
+            return []
+        self._missing = (self._missing - 1) % self._step + 1
+        return self._work()
+
+    def finish(self) -> list[Detection]:
+        """What the samples that still wait complete; then as after reset."""
+        detections = self._work(last=True)
+        self.reset()
+        return detections
+
+    def _work(self, last: bool = False) -> list[Detection]:
+        features = self.front_end.process(np.frombuffer(self._waiting, np.int16))
+        self._waiting = b""
+        return [detection for stage in self.stages for detection in stage.process(features, last)]
+
+
 class Pipeline:
     """All bundles over one stream of int16 samples; bundles of equal front-end id share its computation.
 
-    bundles:   from load_bundle
-    backend:   of the front end, see FrontEnd
-    threshold: replaces that of the bundles
+    bundles:         from load_bundle
+    backend:         of the front end, see FrontEnd
+    threshold:       replaces that of the bundles
+    frames_per_step: what the models take at once; fewer cost more, more tell a detection later
     """
 
-    def __init__(self, bundles: Iterable[Bundle], backend: str | None = None, threshold: float | None = None):
-        self.stages: list[BundleStage] = []
-        self._groups: dict[str, tuple[FrontEnd, list[BundleStage]]] = {}
-        for bundle in bundles:
-            stage = BundleStage(bundle, threshold)
-            identity = bundle.manifest.front_end.id
-            if identity not in self._groups:
-                self._groups[identity] = (FrontEnd(stage.tables, backend), [])
-            self._groups[identity][1].append(stage)
-            self.stages.append(stage)
+    def __init__(self, bundles: Iterable[Bundle], backend: str | None = None, threshold: float | None = None,
+                 frames_per_step: int = FRAMES_PER_STEP):
+        if frames_per_step < 1:
+            raise UsageError(f"frames_per_step is {frames_per_step}, expected 1 or more.")
+        self.stages = [BundleStage(bundle, threshold, frames_per_step) for bundle in bundles]
+        sharing: dict[str, list[BundleStage]] = {}
+        for stage in self.stages:
+            sharing.setdefault(stage.manifest.front_end.id, []).append(stage)
+        self._branches = [Branch(FrontEnd(stages[0].tables, backend), stages) for stages in sharing.values()]
         rates = sorted({stage.tables.sample_rate_hz for stage in self.stages})
         if not rates:
             raise UsageError("a pipeline has no bundle; give it at least one.")
@@ -112,43 +161,48 @@ class Pipeline:
     @property
     def backend(self) -> str:
         """"native" or "numpy": what computes the front end."""
-        return next(iter(self._groups.values()))[0].backend
+        return self._branches[0].front_end.backend
 
     def reset(self) -> None:
         """As before the first sample."""
-        for front_end, stages in self._groups.values():
-            front_end.reset()
-            for stage in stages:
-                stage.reset()
+        for branch in self._branches:
+            branch.reset()
 
     def process(self, samples: np.ndarray) -> list[Detection]:
         """int16 samples [n], a block of any size -> the detections that they complete, by time."""
         _check_samples(samples)
         detections = []
-        for front_end, stages in self._groups.values():
-            features = front_end.process(samples)
-            for stage in stages:
-                detections += stage.process(features)
-        return sorted(detections, key=lambda detection: detection.time)
+        for branch in self._branches:
+            detections += branch.process(samples)
+        return sorted(detections, key=_time)
+
+    def finish(self) -> list[Detection]:
+        """The end of the stream: the detections in the frames that waited for the end of their step. Then as before
+        the first sample."""
+        detections = []
+        for branch in self._branches:
+            detections += branch.finish()
+        return sorted(detections, key=_time)
 
     def classify(self, samples: np.ndarray) -> list[dict[str, float]]:
         """One clip, int16 [n], from the reset state -> per bundle the posterior of each label, best first."""
         _check_samples(samples)
         self.reset()
         results = {}
-        for front_end, stages in self._groups.values():
-            hop, win = front_end.tables.hop_length, front_end.tables.win_length
-            flushes = [stage.manifest.decision.flush_frames * stage.stride * hop for stage in stages]
-            features = front_end.process(np.concatenate([samples, np.zeros(max(flushes), np.int16)]))
-            for stage, flush in zip(stages, flushes):  # each as if it were alone
+        for branch in self._branches:
+            hop, win = branch.front_end.tables.hop_length, branch.front_end.tables.win_length
+            flushes = [stage.manifest.decision.flush_frames * stage.stride * hop for stage in branch.stages]
+            features = branch.front_end.process(np.concatenate([samples, np.zeros(max(flushes), np.int16)]))
+            for stage, flush in zip(branch.stages, flushes):  # each as if it were alone
                 n_frames = max(0, (len(samples) + flush - win) // hop + 1)
-                results[id(stage)] = _decide(stage, stage.scores(features[:n_frames]))
+                results[id(stage)] = _decide(stage, stage.scores(features[:n_frames], last=True))
+        self.reset()
         return [results[id(stage)] for stage in self.stages]
 
 
 def _check_samples(samples: np.ndarray) -> None:
     """Floats would become silence without a word."""
-    if samples.dtype != np.int16 or samples.ndim != 1:
+    if samples.dtype != INT16 or samples.ndim != 1:
         raise UsageError(f"samples are {samples.dtype} {list(samples.shape)}, expected int16 [n] of one channel; "
                          "toolkit.audio reads files so.")
 

@@ -1,0 +1,75 @@
+"""Teachers: trained models whose posteriors a smaller one learns beside the labels.
+
+Hinton et al. 2015, arXiv:1503.02531; the teachers are asked once per augmented epoch, and their answers are kept beside
+it for every student that trains on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+
+from models.recipe import Recipe, load_recipe
+from toolkit.errors import ConfigError
+
+BATCH = 256
+
+
+class Teachers:
+    """Mean posterior of the teachers that a recipe names, over the windows that its training looks at.
+
+    window: scores per window, candidates: windows per example, both of the student; folder: of the epochs.
+    Raises ConfigError if a teacher does not see or say what the student does.
+    """
+
+    def __init__(self, recipe: Recipe, window: int, candidates: int, folder: Path):
+        from models.train import load_weights, make_model
+
+        settings, teacher = recipe.distill, load_recipe(recipe.distill.recipe)
+        for what in ("features", "labels"):
+            if getattr(teacher, what) != getattr(recipe, what):
+                raise ConfigError(f"the {what} of distill.recipe {settings.recipe} are not those of this recipe.")
+        self._window, self._candidates, self._temperature = window, candidates, settings.temperature
+        self._models, stride = [], recipe.decision.window_frames // window
+        key = repr((window, candidates, settings.temperature)).encode()
+        for path in map(Path, settings.weights):
+            model, _, module = make_model(teacher)
+            if stride != module.STRIDE:
+                raise ConfigError(
+                    f"distill.recipe {settings.recipe} scores every {module.STRIDE} frames, the student "
+                    f"every {stride}; both must have one stride."
+                )
+            load_weights(path, model)
+            self._models.append(model)
+            key += path.read_bytes()
+        self._name = f"teachers_{hashlib.sha256(key).hexdigest()[:16]}"
+        self._folder = folder
+
+    def posteriors(self, number: int, codes: np.ndarray) -> np.ndarray:
+        """float16 [n, candidates, labels] of the codes int8 [n, T, width] of distinct epoch ``number``."""
+        path = self._folder / f"{self._name}_{number:04d}.npy"
+        if not path.exists():
+            part = path.with_suffix(f".{socket.gethostname()}-{os.getpid()}.part")  # workers share the folder
+            with open(part, "wb") as file:
+                np.save(file, self._ask(codes))
+            part.replace(path)
+        return np.load(path)
+
+    def _ask(self, codes: np.ndarray) -> np.ndarray:
+        from models.epochs import MODEL_SCALE
+        from models.layers import tf
+        from models.train import mean_scores
+
+        @tf.function(reduce_retracing=True)
+        def ask(x):
+            windows = [
+                mean_scores(model(x, training=False), self._window)[:, -self._candidates :] for model in self._models
+            ]
+            return tf.add_n([tf.nn.softmax(w / self._temperature) for w in windows]) / len(windows)
+
+        parts = [codes[i : i + BATCH].astype(np.float32) * MODEL_SCALE for i in range(0, len(codes), BATCH)]
+        return np.concatenate([ask(part).numpy().astype(np.float16) for part in parts])

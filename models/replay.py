@@ -1,0 +1,93 @@
+"""toolkit.kws.KeywordDetector again, exactly and for many thresholds, over scores that are kept.
+
+Posteriors are computed at once for all frames; then only those frames are looked at in which some keyword comes near
+a threshold. Scores are of one recording, from the reset state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from toolkit.errors import UsageError
+from toolkit.kws import NOT_KEYWORDS, posteriors, window_sums
+from toolkit.manifest import Decision
+from toolkit.stream import BundleStage
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a bundle's scores become reports, and when: output k is decided at `first_s` + k * `step_s` seconds."""
+
+    labels: tuple[str, ...]
+    decision: Decision
+    scale: float
+    first_s: float
+    step_s: float
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """The frames in which a keyword's posterior reaches `floor`: between them a detector has nothing to remember."""
+
+    floor: float
+    frames: np.ndarray  # int[k], ascending
+    best: np.ndarray  # int[k], the best label, -1 where it is no keyword
+    posteriors: np.ndarray  # float64[k, labels]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A keyword that the detector reports: `time` in seconds as in toolkit.stream.Detection."""
+
+    label: str
+    score: float
+    frame: int
+    time: float
+
+
+def rule_of(stage: BundleStage) -> Rule:
+    """The rule in a bundle's manifest."""
+    t, manifest = stage.tables, stage.manifest
+    first_s = ((stage.stride - 1) * t.hop_length + t.win_length) / t.sample_rate_hz
+    step_s = stage.stride * t.hop_length / t.sample_rate_hz
+    return Rule(manifest.labels, manifest.decision, stage.model.output.scale, first_s, step_s)
+
+
+def find_peaks(scores: np.ndarray, rule: Rule, floor: float) -> Peaks:
+    """What `detections` needs of scores int8[T, labels] for any threshold from `floor` on."""
+    window = rule.decision.window_frames
+    is_keyword = np.array([label not in NOT_KEYWORDS for label in rule.labels])
+    sums = window_sums(scores, window)
+    p = posteriors(sums, rule.scale, window)
+    frames = np.flatnonzero(p[:, is_keyword].max(axis=1) >= floor)
+    best = sums[frames].argmax(axis=1)
+    return Peaks(floor, frames, np.where(is_keyword[best], best, -1), p[frames])
+
+
+def detections(peaks: Peaks, rule: Rule, threshold: float) -> list[Report]:
+    """What KeywordDetector reports of the scores, with their first frame as the first of the stream."""
+    if threshold < peaks.floor:
+        raise UsageError(f"the threshold {threshold} is below the floor of the peaks, {peaks.floor}; find them anew")
+    frames, p, hold = peaks.frames, peaks.posteriors, rule.decision.hold_frames
+    reaches = (peaks.best >= 0) & (p[np.arange(len(p)), peaks.best] >= threshold)
+    leader = np.where(reaches, peaks.best, -1)
+    begins = np.flatnonzero(np.diff(leader, prepend=-2) | (np.diff(frames, prepend=-1) != 1))  # of runs of one leader
+    ends = np.append(begins[1:], len(frames))
+    held_long = (leader[begins] >= 0) & (ends - begins >= hold)
+    found: list[Report] = []
+    last, last_label, quiet_until = -1, -1, 0
+    for begin, end in zip(begins[held_long], ends[held_long]):  # in a run at most one report: then its label is held
+        label = leader[begin]
+        gapless = frames[begin] - frames[last] == begin - last
+        if label == last_label and gapless and (p[last + 1 : begin, label] >= threshold).all():
+            continue  # it has not been below the threshold since it was reported
+        frame = max(int(frames[begin]) + hold - 1, quiet_until)
+        if frame > frames[end - 1]:
+            continue
+        last, last_label = begin + frame - int(frames[begin]), label
+        quiet_until = frame + rule.decision.refractory_frames
+        time = rule.first_s + frame * rule.step_s
+        found.append(Report(rule.labels[label], float(p[last, label]), frame, time))
+    return found

@@ -1,0 +1,193 @@
+"""What a release publishes: accuracy of all trainings, and of the chosen one its streams, conditions and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from models.compare import paired_bootstrap
+from models.conditions import measure_conditions
+from models.data import Dataset
+from models.decide import predictions
+from models.det import choose_decision, curves, point_at
+from models.epochs import codes_of
+from models.evaluate import accuracy_entry, load_folder, mean_accuracy, other_words, predict, result_of, score_streams
+from models.recipe import SILENCE, Recipe, load_recipe
+from models.streams import condition
+from models.waves import load_waves
+from toolkit.bundle import Bundle
+from toolkit.errors import BudgetError
+from toolkit.manifest import Decision
+
+from .__main__ import SAMPLES, say
+from .arena import measure_arena
+from .convert import Converted, convert, float_scores
+from .verify import check_integer
+
+SPLITS = ("tune", "report")
+SNRS_DB = (None, 10.0)  # of the streams: clean, and in noise
+HOLDS = (5, 8, 12, 18, 25)  # outputs for which a word must lead, to choose from
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One training in int8: which clips it gets right, bool [clips], by split and by "float" or "int8"."""
+
+    seed: int
+    run: Path
+    converted: Converted
+    correct: dict[str, dict[str, np.ndarray]]
+
+
+def measure_runs(
+    recipe: Recipe,
+    dataset: Dataset,
+    runs: list[Path],
+    calibration: np.ndarray,
+    pack: Callable[[Converted, Path], Bundle],
+) -> list[Tried]:
+    """Every run converted, and measured on tune and report."""
+    rate, flush = recipe.features.sample_rate_hz, recipe.decision.flush_frames * recipe.features.hop_length
+    waves = {split: load_waves(dataset.clips(split), recipe.data.clip_s, rate) for split in SPLITS}
+    truth = {split: dataset.classes(dataset.clips(split)) for split in SPLITS}
+    tried = []
+    for run in runs:
+        seed, weights = load_recipe(run / "recipe.yaml").train.seed, run / "weights.npz"
+        say(f"seed {seed}: converting and measuring {run}")
+        converted = convert(recipe, weights, calibration)
+        check_integer(converted.model)
+        bundle, correct = pack(converted, weights), {}
+        for split in SPLITS:
+            scores = float_scores(recipe, weights, codes_of(waves[split], recipe.features, flush))
+            in_float = predictions(scores, recipe, converted.stride)
+            correct[split] = {
+                "float": in_float == truth[split],
+                "int8": predict(bundle, waves[split]) == truth[split],
+            }
+            accuracy = ", ".join(f"{name} {hits.mean():.4f}" for name, hits in correct[split].items())
+            say(f"seed {seed}: {split} {accuracy}")
+        tried.append(Tried(seed, run, converted, correct))
+    return tried
+
+
+def measure_streams(
+    recipe: Recipe, bundle: Bundle, dataset: Dataset, negatives: dict[str, list[Path]], png: Path, say
+) -> tuple[Decision, dict]:
+    """(the decision chosen on the streams of tune, what it gives there and on report). Raises BudgetError."""
+    from models.charts import draw_det
+
+    target = recipe.budget.false_accepts_per_hour
+    scores = score_streams(bundle, dataset, "tune", negatives["tune"], snrs_db=SNRS_DB, say=say)
+    window = scores.rule.decision.window_frames
+    candidates = [(window, hold) for hold in HOLDS]
+    chosen = choose_decision(scores.rule, scores.keywords, scores.negatives, candidates, target)
+    if chosen is None:
+        raise BudgetError(
+            f"no threshold keeps the false accepts on tune within {target} per hour (upper 95 % bound); "
+            "train with more keyword-free audio, or give more hours of it."
+        )
+    decision, points = chosen
+    say(f"on tune: threshold {decision.threshold}, hold {decision.hold_frames}")
+    measured = {"target_fa_per_hour": target, "tune": _points(points, target)}
+    scores = score_streams(bundle, dataset, "report", negatives["report"], snrs_db=SNRS_DB, say=say)
+    rule = scores.rule.__class__(**{**scores.rule.__dict__, "decision": decision})
+    found = curves(rule, scores.keywords, scores.negatives)
+    measured["report"] = _points([point_at(points, decision.threshold) for points in found], target)
+    measured["other_words"] = other_words(rule, scores.other_words[0], decision.threshold)
+    measured["negatives"] = {
+        split: [f"{'/'.join(folder.parts[-2:])}" for folder in folders] for split, folders in negatives.items()
+    }
+    draw_det(dict(zip(map(condition, SNRS_DB), found)), decision.threshold, target, png)
+    return decision, measured
+
+
+def _points(points: list, target: float) -> list[dict]:
+    return [{"background": condition(snr), **point.to_dict(target)} for snr, point in zip(SNRS_DB, points)]
+
+
+def publish(
+    recipe: Recipe, dataset: Dataset, tried: list[Tried], best: Tried, bundle: Bundle
+) -> tuple[list[dict], dict]:
+    """(the figures of the manifest, the details of the card), all on report."""
+    rate, clips = recipe.features.sample_rate_hz, dataset.clips("report")
+    waves, truth = load_waves(clips, recipe.data.clip_s, rate), dataset.classes(clips)
+    chosen = result_of(recipe.labels, truth, predict(bundle, waves))
+    in_float, int8 = (np.stack([t.correct["report"][kind] for t in tried]) for kind in ("float", "int8"))
+    words = truth != recipe.labels.index(SILENCE)
+    name = {"speech_commands": "Speech Commands v0.02"}.get(recipe.data.layout, recipe.data.layout)
+    figure = {**accuracy_entry(chosen, recipe, name, "report"), "seeds": [best.seed]}
+    mean = {**_interval(mean_accuracy(int8)), "seeds": sorted(t.seed for t in tried)}
+    figures = [figure, {**figure, "metric": "mean accuracy int8 step over trainings", **mean}]
+    embedded = SAMPLES / "evaluation"
+    details = {
+        "seeds": [
+            {"seed": t.seed}
+            | {f"{s}_{k}": round(float(t.correct[s][k].mean()), 4) for s in SPLITS for k in ("float", "int8")}
+            for t in tried
+        ],
+        "mean_float": _interval(mean_accuracy(in_float)),
+        "mean_without_silence": _interval(mean_accuracy(int8[:, words])),
+        "loss_by_int8": _interval(paired_bootstrap(in_float, int8)),
+        "report": chosen.to_dict(),
+        "mistakes": _mistakes(chosen),
+        "conditions": measure_conditions(bundle, dataset, "report"),
+    }
+    if all((embedded / label).is_dir() for label in recipe.labels):
+        spoken, said = load_folder(embedded, recipe.labels, recipe.data.clip_s, rate)
+        details["embedded"] = result_of(recipe.labels, said, predict(bundle, spoken)).to_dict()
+    return figures, details
+
+
+def measure_cost(bundle: Bundle, converted: Converted, calibration: np.ndarray) -> dict:
+    """Bytes, arena, multiply-accumulates, and the time of a 20 ms block on this machine."""
+    from models.compare import block_costs
+
+    arena = measure_arena(converted.model, calibration[:2])
+    return {
+        "model_bytes": len(converted.model),
+        "arena": arena.to_dict(),
+        "macs_per_second": converted.macs_per_second,
+        "block_us": round(block_costs([bundle])[0], 1),
+    }
+
+
+def check_budget(recipe: Recipe, known: dict) -> None:
+    """Raises BudgetError for the first limit of a release that is broken."""
+    budget, details = recipe.budget, known["details"]
+    chosen, mean = known["figures"][:2]
+    stream = details["streams"]["report"][0]
+    limits = [
+        ("the accuracy on report", chosen["value"], budget.accuracy_floor, -1),
+        ("the mean accuracy on report", mean["value"], budget.mean_accuracy_floor, -1),
+        ("the upper bound of the loss by int8", details["loss_by_int8"]["high"], budget.max_accuracy_loss_upper, 1),
+        ("the size of the model", details["model_bytes"], budget.model_bytes, 1),
+        ("the cost of a second of audio", details["macs_per_second"], budget.macs_per_second, 1),
+        ("the false reject rate in the stream of report", stream["false_reject_rate"], budget.false_reject_rate, 1),
+        (
+            "the upper bound of the false accepts per hour on report",
+            stream["false_accepts_per_hour_upper"],
+            budget.false_accepts_per_hour,
+            1,
+        ),
+    ]
+    for what, measured, limit, sign in limits:
+        if limit is not None and (measured is None or (limit - measured) * sign < 0):
+            say(f"BROKEN {what} is {measured}, the recipe's limit is {limit}")
+    for what, measured, limit, sign in limits:
+        if limit is not None and (measured is None or (limit - measured) * sign < 0):
+            raise BudgetError(f"{what} is {measured}, the recipe's limit is {limit}; nothing was released.")
+
+
+def _interval(values: tuple[float, float, float]) -> dict:
+    return dict(zip(("value", "low", "high"), (round(v, 4) for v in values)))
+
+
+def _mistakes(result) -> list[list]:
+    """The commonest confusions: [what was said, what was heard, times]."""
+    wrong = result.confusion - np.diag(np.diag(result.confusion))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:8]
+    pairs = [np.unravel_index(i, wrong.shape) for i in order]
+    return [[result.labels[a], result.labels[b], int(wrong[a, b])] for a, b in pairs if wrong[a, b]]
