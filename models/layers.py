@@ -130,8 +130,9 @@ class Net:
         """Batch normalization; folds into the convolution before it."""
         return self.layer(name, keras.layers.BatchNormalization, momentum=0.95)(x)
 
-    def relu(self, x, name: str):
-        return self.layer(name, keras.layers.ReLU)(x)
+    def relu(self, x, name: str, limit: float | None = None):
+        """With a limit (as 6 in ReLU6) no outlier widens the int8 range."""
+        return self.layer(name, keras.layers.ReLU, limit)(x)
 
     def add(self, x, y, name: str):
         return self.layer(name, keras.layers.Add)([x, y])

@@ -154,7 +154,7 @@ def check(recipe, weights, codes, made):
     assert lsb_histogram(*results).keys() == {0}
     wanted, scores = float_scores(recipe, weights, codes), results[0].scores.astype(float)
     slope, offset = np.polyfit(scores.ravel(), wanted.ravel(), 1)  # scale and zero point, as fitted
-    assert np.std(slope * scores + offset - wanted) < 0.05 * np.std(wanted)
+    assert np.std(slope * scores + offset - wanted) < 0.15 * np.std(wanted)
 
 
 @pytest.mark.parametrize("name", NAMES)

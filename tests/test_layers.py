@@ -30,7 +30,7 @@ def test_a_valid_kernel_as_wide_as_the_axis_leaves_one_band():
 def test_bands_and_their_average():
     net, x = Net(step=False), keras.Input((None, 1, 6))
     bands = net.bands(x)
-    model = keras.Model(x, [bands, net.average(bands, "average"), net.add(bands, net.average(bands, "average"), "add")])
+    model = keras.Model(x, [bands, net.average(bands, "average"), net.add(bands, net.average(bands, "again"), "add")])
     values = np.arange(24, dtype=np.float32).reshape(1, 4, 1, 6)
     turned, mean, total = model(values)
     assert (turned.numpy()[..., 0] == values[:, :, 0]).all()
