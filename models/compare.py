@@ -79,9 +79,9 @@ def read_entry(path: str, recipe: Recipe | None = None) -> Entry:
     """A run folder with its bundle, or a bundle, whose recipe is the given one."""
     run = Path(path)
     if not run.is_dir():
+        bundle = load_bundle(path)
         if recipe is None:
             raise UsageError(f"{path} is a bundle, which does not name its data; give its recipe with --recipe.")
-        bundle = load_bundle(path)
         if bundle.manifest.labels != recipe.labels:
             raise UsageError(f"{path} knows {', '.join(bundle.manifest.labels)}; the recipe has {recipe.labels}.")
         return Entry(recipe, None, bundle)

@@ -181,8 +181,8 @@ class TrainSettings:
 class DistillSettings:
     """Teachers whose mean posterior is learnt beside the labels (Hinton et al. 2015, arXiv:1503.02531)."""
 
-    recipe: str | None = setting(None, doc="recipe of the teachers, relative to this file; nothing: no teacher")
-    weights: tuple[str, ...] = setting((), doc="weights.npz of each teacher, relative to this file")
+    recipe: str | None = setting(None, doc="recipe of the teachers, from the working directory; nothing: no teacher")
+    weights: tuple[str, ...] = setting((), doc="weights.npz of each teacher, from the working directory")
     share: float = setting(0.7, low=0, high=1, doc="share of the teachers in the loss; the labels have the rest")
     temperature: float = setting(2.0, low=0.5, high=20, doc="by which the logits of both are divided")
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from models.compare import paired_bootstrap
+from models.compare import block_costs, paired_bootstrap
 from models.conditions import measure_conditions
 from models.data import Dataset
 from models.decide import predictions
@@ -21,6 +21,7 @@ from models.waves import load_waves
 from toolkit.bundle import Bundle
 from toolkit.errors import BudgetError
 from toolkit.manifest import Decision
+from toolkit.stream import BundleStage
 
 from .__main__ import SAMPLES, say
 from .arena import measure_arena
@@ -74,7 +75,7 @@ def measure_runs(
 
 
 def measure_streams(
-    recipe: Recipe, bundle: Bundle, dataset: Dataset, negatives: dict[str, list[Path]], png: Path, say
+    recipe: Recipe, bundle: Bundle, dataset: Dataset, negatives: dict[str, list[Path]], png: Path
 ) -> tuple[Decision, dict]:
     """(the decision chosen on the streams of tune, what it gives there and on report). Raises BudgetError."""
     from models.charts import draw_det
@@ -93,7 +94,7 @@ def measure_streams(
     say(f"on tune: threshold {decision.threshold}, hold {decision.hold_frames}")
     measured = {"target_fa_per_hour": target, "tune": _points(points, target)}
     scores = score_streams(bundle, dataset, "report", negatives["report"], snrs_db=SNRS_DB, say=say)
-    rule = scores.rule.__class__(**{**scores.rule.__dict__, "decision": decision})
+    rule = replace(scores.rule, decision=decision)
     found = curves(rule, scores.keywords, scores.negatives)
     measured["report"] = _points([point_at(points, decision.threshold) for points in found], target)
     measured["other_words"] = other_words(rule, scores.other_words[0], decision.threshold)
@@ -143,19 +144,18 @@ def publish(
 
 def measure_cost(bundle: Bundle, converted: Converted, calibration: np.ndarray) -> dict:
     """Bytes, arena, multiply-accumulates, and the time of a 20 ms block on this machine."""
-    from models.compare import block_costs
-
     arena = measure_arena(converted.model, calibration[:2])
     return {
         "model_bytes": len(converted.model),
         "arena": arena.to_dict(),
         "macs_per_second": converted.macs_per_second,
         "block_us": round(block_costs([bundle])[0], 1),
+        "block_runtime": BundleStage(bundle).model.runtime,
     }
 
 
 def check_budget(recipe: Recipe, known: dict) -> None:
-    """Raises BudgetError for the first limit of a release that is broken."""
+    """Says every limit of a release that is broken, and raises BudgetError for the first."""
     budget, details = recipe.budget, known["details"]
     chosen, mean = known["figures"][:2]
     stream = details["streams"]["report"][0]
@@ -173,12 +173,15 @@ def check_budget(recipe: Recipe, known: dict) -> None:
             1,
         ),
     ]
-    for what, measured, limit, sign in limits:
-        if limit is not None and (measured is None or (limit - measured) * sign < 0):
-            say(f"BROKEN {what} is {measured}, the recipe's limit is {limit}")
-    for what, measured, limit, sign in limits:
-        if limit is not None and (measured is None or (limit - measured) * sign < 0):
-            raise BudgetError(f"{what} is {measured}, the recipe's limit is {limit}; nothing was released.")
+    broken = [
+        f"{what} is {measured}, the recipe's limit is {limit}"
+        for what, measured, limit, sign in limits
+        if limit is not None and (measured is None or (limit - measured) * sign < 0)
+    ]
+    for sentence in broken:
+        say(sentence)
+    if broken:
+        raise BudgetError(f"{broken[0]}; nothing was released.")
 
 
 def _interval(values: tuple[float, float, float]) -> dict:

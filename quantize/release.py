@@ -45,7 +45,7 @@ def release(recipe, data: Path, runs: list[Path], negatives: dict[str, list[Path
         weights = best.run / "weights.npz"
         say(f"seed {best.seed} is the best on tune; its streams")
         bundle = packer.pack(scratch, best.converted, weights)
-        decision, streams = measure_streams(recipe, bundle, dataset, negatives, Path(folder) / "det.png", say)
+        decision, streams = measure_streams(recipe, bundle, dataset, negatives, Path(folder) / "det.png")
         bundle = packer.pack(scratch, best.converted, weights, decision)
         say("conditions, cost")
         figures, details = publish(recipe, dataset, tried, best, bundle)
