@@ -23,7 +23,7 @@ demo: setup ## stream the shipped sample scene through the shipped keyword bundl
 
 check: setup $(HOST)/ready $(LITERT)/ready $(TFLM)/ready ## every test, under both runtimes and both numpy generations (STRICT=1: no skips)
 	$(HOST)/bin/python -m pytest -q
-	$(HOST)/bin/python -m pytest -q tests/test_architectures.py tests/test_distribute.py tests/test_layers.py tests/test_train.py
+	$(HOST)/bin/python -m pytest -q tests/test_architectures.py tests/test_distill.py tests/test_distribute.py tests/test_layers.py tests/test_train.py
 	$(LITERT)/bin/python -m pytest -q
 
 core: $(CORE) ## compile the C core

@@ -1,4 +1,4 @@
-"""python -m models train | evaluate | compare | fetch | speak: the commands that make and measure float models."""
+"""python -m models train | evaluate | compare | mine | fetch | speak: make and measure float models."""
 
 from __future__ import annotations
 
@@ -39,13 +39,25 @@ def main(argv: list[str] | None = None) -> int:
     compare.add_argument("--recipe", type=Path, help="of the bundles that stand without a run folder")
     compare.add_argument("--split", choices=("tune", "report", "test"), default="report")
     compare.add_argument("--out", type=Path, help="file of the table in Markdown (default: stderr)")
+    mine = commands.add_parser("mine", help="pieces of training speech that a bundle takes for a keyword")
+    mine.add_argument("bundle", help="path or released name")
+    mine.add_argument("recordings", type=Path, nargs="+", help="folders of speech without keywords, of training")
+    mine.add_argument("--out", type=Path, required=True, help="new folder, for data.hard_negatives of a recipe")
+    mine.add_argument("--threshold", type=float, default=0.15, help="posterior from which on a piece is kept (0.15)")
     fetch = commands.add_parser("fetch", help="download a public data set")
     fetch.add_argument("name", help="speech_commands")
     fetch.add_argument("dest", type=Path, nargs="?", default=Path("data"))
     _add_speak(commands.add_parser("speak", help="make a spoken corpus by text-to-speech; the same command resumes"))
     arguments = parser.parse_args(argv)
     try:
-        work = {"train": _train, "evaluate": _evaluate, "compare": _compare, "fetch": _fetch, "speak": _speak}
+        work = {
+            "train": _train,
+            "evaluate": _evaluate,
+            "compare": _compare,
+            "mine": _mine,
+            "fetch": _fetch,
+            "speak": _speak,
+        }
         return work[arguments.command](arguments)
     except EdgeAudioError as error:
         print(f"models: {error}", file=sys.stderr)
@@ -141,6 +153,16 @@ def _compare(arguments) -> int:
         print(markdown(rows), file=sys.stderr)
     for row in rows:
         print(json.dumps(row))
+    return 0
+
+
+def _mine(arguments) -> int:
+    from models.mine import mine
+    from toolkit.bundle import load_bundle
+
+    it = arguments
+    found = mine(load_bundle(it.bundle), it.recordings, it.out, it.threshold, lambda text: print(text, file=sys.stderr))
+    print(json.dumps({"made": str(it.out), "pieces": found}))
     return 0
 
 

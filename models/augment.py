@@ -24,8 +24,9 @@ import scipy.fft
 
 from models.noise import FULL_SCALE, NoiseSource, background, coloured_noise, db, mains_hum, to_float
 from models.plan import Plan, Source, plan_epoch
-from models.recipe import AugmentSettings, Recipe
+from models.recipe import UNKNOWN, AugmentSettings, Recipe
 from models.waves import TrainingAudio
+from toolkit.kws import NOT_KEYWORDS
 
 ACTIVE_FRAME_S = 0.02
 ROOMS = 200
@@ -38,7 +39,7 @@ FLUSH_ZERO = 0.5  # of noisy examples: no noise after the clip, as when a file i
 NOISE_COLOURS = (0.0, 1.0, 2.0)  # exponents of 1/f power: white, pink, brown
 
 
-RUNNING = 0.5  # of the pieces: they run on through the context and the flush, as in a stream
+RUNNING = 0.75  # of the pieces: they run on through the context and the flush, as in a stream
 
 
 @dataclass(frozen=True)
@@ -114,10 +115,10 @@ def make_example(
             sound = rng.integers(-1, 2, canvas.total) / FULL_SCALE if rng.random() < 0.5 else np.zeros(canvas.total)
             sound = sound.astype(np.float32)
         if rng.random() < settings.context_speech_probability:
-            add_earlier_speech(sound, audio, canvas, rng)
+            add_earlier_speech(sound, audio, canvas, False, rng)
         return to_int16(sound)
 
-    running = source == Source.PIECE and rng.random() < RUNNING
+    running = source in (Source.PIECE, Source.HARD) and rng.random() < RUNNING
     clip = source_clip(audio, plan, settings, number, rng, canvas.total if running else canvas.clip)
     clip = change_speed(clip, rng.uniform(*settings.speed))
     sound = np.zeros(canvas.total, np.float32)
@@ -128,7 +129,7 @@ def make_example(
         place(sound, clip, canvas.context + int(rng.uniform(-most, most)) + (canvas.clip - len(clip)) // 2)
     level = active_level(clip, audio.sample_rate_hz)
     if not running and rng.random() < settings.context_speech_probability:
-        add_earlier_speech(sound, audio, canvas, rng)
+        add_earlier_speech(sound, audio, canvas, audio.label_names[plan.label[number]] not in NOT_KEYWORDS, rng)
     if rng.random() < settings.reverb_probability:
         sound = in_room(sound, banks, int(rng.integers(len(banks.rooms))))
     if rng.random() < settings.noise_probability:
@@ -155,8 +156,9 @@ def source_clip(
     source, first = plan.source[number], plan.first[number]
     if source == Source.EXTRA:
         return to_float(audio.extra_waves[first])
-    if source == Source.PIECE:
-        piece = random_piece(audio.negatives[first], length, rng)
+    if source in (Source.PIECE, Source.HARD):
+        recordings = audio.hard_negatives if source == Source.HARD else audio.negatives
+        piece = random_piece(recordings[first], length, rng)
         if length == audio.waves.shape[1] and rng.random() < settings.cut_out_probability:
             return cut_out(piece, audio.sample_rate_hz, rng)
         return piece
@@ -239,9 +241,15 @@ def place(sound: np.ndarray, clip: np.ndarray, start: int) -> None:
         sound[begin:end] += clip[begin - start : end - start]
 
 
-def add_earlier_speech(sound: np.ndarray, audio: TrainingAudio, canvas: Canvas, rng: np.random.Generator) -> None:
-    """Add the end of some other utterance to the context of ``sound``."""
-    earlier = to_float(audio.waves[rng.integers(len(audio.waves))])[-canvas.context :] if canvas.context else sound[:0]
+def add_earlier_speech(
+    sound: np.ndarray, audio: TrainingAudio, canvas: Canvas, any_word: bool, rng: np.random.Generator
+) -> None:
+    """Add the end of some other utterance to the context of ``sound``; unless ``any_word``, of none of the keywords, so
+    that no moment of an example without a keyword holds one."""
+    among = np.flatnonzero(any_word | (audio.labels == audio.label_names.index(UNKNOWN)))
+    if not len(among) or not canvas.context:
+        return
+    earlier = to_float(audio.waves[rng.choice(among)])[-canvas.context :]
     place(sound, earlier * db(rng.uniform(-10, 0)), canvas.context - len(earlier))
 
 

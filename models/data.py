@@ -60,6 +60,7 @@ class Dataset:
     splits: dict[str, tuple[Clip, ...]]
     background: dict[str, tuple[Path, ...]]
     negatives: tuple[Path, ...]  # long recordings without the words, training only
+    hard_negatives: tuple[Path, ...]  # pieces of such that an earlier model took for a word, training only
     extra: tuple[Clip, ...]  # more labelled clips, training only
     notices: tuple[str, ...]
 
@@ -76,7 +77,8 @@ class Dataset:
     def trained(self) -> frozenset[Path]:
         """Every file that training hears, as ``real_paths`` names it."""
         clips = (*self.splits["train"], *self.extra)
-        return frozenset(real_paths((*(clip.path for clip in clips), *self.background["train"], *self.negatives)))
+        files = (*self.background["train"], *self.negatives, *self.hard_negatives)
+        return frozenset(real_paths((*(clip.path for clip in clips), *files)))
 
     def backgrounds(self, split: str) -> tuple[Path, ...]:
         """The background recordings of a split; for ``train`` with the extra noise folders."""
@@ -105,7 +107,8 @@ class Dataset:
             for clip in self.splits[split]:
                 cut = (clip.path.stat().st_size, clip.label, clip.start, clip.gain_db)
                 digest.update(repr((split, _name(clip.path, self.root), *cut)).encode())
-            more = (*self.negatives, *(clip.path for clip in self.extra)) if split == "train" else ()
+            more = (*self.negatives, *self.hard_negatives, *(clip.path for clip in self.extra))
+            more = more if split == "train" else ()
             for path in (*self.background[split], *more):
                 digest.update(repr((split, _name(path, self.root), path.stat().st_size)).encode())
         for path in sorted({clip.path for split in SPLITS[1:] for clip in self.splits[split]}):
@@ -132,7 +135,10 @@ def load_dataset(root: str | Path, settings: DataSettings, sample_rate_hz: int =
 
     background = _split_background(roots, notices)
     background["train"] += tuple(path for folder in settings.noise for path in _extra_files(root, folder, "data.noise"))
-    negatives = tuple(path for folder in settings.negatives for path in _extra_files(root, folder, "data.negatives"))
+    negatives, hard = (
+        tuple(path for folder in getattr(settings, name) for path in _extra_files(root, folder, f"data.{name}"))
+        for name in ("negatives", "hard_negatives")
+    )
     extra = tuple(clip for folder in settings.extra for clip in _extra_clips(root, folder, settings))
     if settings.train_words == "extra":
         splits["train"], extra = _words_of_extra(splits["train"], extra, settings)
@@ -141,7 +147,7 @@ def load_dataset(root: str | Path, settings: DataSettings, sample_rate_hz: int =
             rng = np.random.default_rng([settings.seed, number])
             splits[split] = _balanced(splits[split], background[split], settings, sample_rate_hz, rng)
     found = {split: tuple(clips) for split, clips in splits.items()}
-    dataset = Dataset(root, settings, found, background, negatives, extra, tuple(notices))
+    dataset = Dataset(root, settings, found, background, negatives, hard, extra, tuple(notices))
     _check(dataset)
     return dataset
 

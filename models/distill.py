@@ -15,6 +15,7 @@ import numpy as np
 
 from models.recipe import Recipe, load_recipe
 from toolkit.errors import ConfigError
+from toolkit.kws import NOT_KEYWORDS
 
 BATCH = 256
 
@@ -33,6 +34,7 @@ class Teachers:
         for what in ("features", "labels"):
             if getattr(teacher, what) != getattr(recipe, what):
                 raise ConfigError(f"the {what} of distill.recipe {settings.recipe} are not those of this recipe.")
+        self._is_keyword = np.array([label not in NOT_KEYWORDS for label in recipe.labels])
         self._window, self._candidates, self._temperature = window, candidates, settings.temperature
         self._models, stride = [], recipe.decision.window_frames // window
         key = repr((window, candidates, settings.temperature)).encode()
@@ -49,15 +51,23 @@ class Teachers:
         self._name = f"teachers_{hashlib.sha256(key).hexdigest()[:16]}"
         self._folder = folder
 
-    def posteriors(self, number: int, codes: np.ndarray) -> np.ndarray:
-        """float16 [n, candidates, labels] of the codes int8 [n, T, width] of distinct epoch ``number``."""
+    def posteriors(self, number: int, codes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """float16 [n, candidates, labels] of the codes int8 [n, T, width] of distinct epoch ``number``, labels [n].
+
+        Of an example without a keyword, what the teachers give to keywords is left out: that they err there too is not
+        to be learnt from them.
+        """
         path = self._folder / f"{self._name}_{number:04d}.npy"
         if not path.exists():
             part = path.with_suffix(f".{socket.gethostname()}-{os.getpid()}.part")  # workers share the folder
             with open(part, "wb") as file:
                 np.save(file, self._ask(codes))
             part.replace(path)
-        return np.load(path)
+        taught = np.load(path)
+        of_others = taught[~self._is_keyword[labels]].astype(np.float32)
+        of_others[..., self._is_keyword] = 0
+        taught[~self._is_keyword[labels]] = of_others / np.maximum(of_others.sum(axis=2, keepdims=True), 1e-4)
+        return taught
 
     def _ask(self, codes: np.ndarray) -> np.ndarray:
         from models.epochs import MODEL_SCALE

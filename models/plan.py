@@ -21,13 +21,16 @@ class Source(IntEnum):
     SPLICE = 4  # the first half of one clip and the second half of one of another word
     SILENCE = 5  # background only
     EXTRA = 6  # a clip of data.extra, of a keyword or of another word
+    HARD = 7  # a piece of a hard negative
 
 
-# Shares of the unknown class by source; the share of a source that a data set lacks goes to the other words.
+# Shares of the unknown class by source; the share of a source that a data set lacks goes to the other words, that of
+# hard negatives to the running speech.
 UNKNOWN_SHARES = {
-    Source.OTHER: 0.44,
-    Source.PIECE: 0.26,
-    Source.EXTRA: 0.2,
+    Source.OTHER: 0.34,
+    Source.PIECE: 0.25,
+    Source.HARD: 0.15,
+    Source.EXTRA: 0.16,
     Source.REVERSED: 0.05,
     Source.SPLICE: 0.05,
 }
@@ -38,7 +41,7 @@ class Plan:
     """The examples of one epoch, shuffled; all arrays are [n]."""
 
     source: np.ndarray  # int8, Source
-    first: np.ndarray  # int32, a clip, a negative recording, or an extra clip
+    first: np.ndarray  # int32, a clip, a negative recording, a hard negative, or an extra clip
     second: np.ndarray  # int32, the other clip of a splice
     label: np.ndarray  # int32
 
@@ -50,7 +53,12 @@ def plan_epoch(audio: TrainingAudio, rng: np.random.Generator) -> Plan:
     mean = len(word_clips) / unknown  # labels before "unknown" are the words
     extra_words = np.flatnonzero(audio.extra_labels < unknown)
     extra_others = np.flatnonzero(audio.extra_labels == unknown)
-    present = {Source.OTHER: len(other_clips), Source.PIECE: len(audio.negatives), Source.EXTRA: len(extra_others)}
+    present = {
+        Source.OTHER: len(other_clips),
+        Source.PIECE: len(audio.negatives),
+        Source.HARD: len(audio.hard_negatives),
+        Source.EXTRA: len(extra_others),
+    }
     sources = _unknown_sources(round(audio.unknown_fraction * mean), present)
     parts = [(Source.WORD, word_clips)]
     if len(extra_words):
@@ -62,6 +70,8 @@ def plan_epoch(audio: TrainingAudio, rng: np.random.Generator) -> Plan:
     if Source.PIECE in sources:
         seconds = np.array([len(recording) for recording in audio.negatives], float)
         parts.append((Source.PIECE, rng.choice(len(seconds), sources[Source.PIECE], p=seconds / seconds.sum())))
+    if Source.HARD in sources:
+        parts.append((Source.HARD, rng.integers(len(audio.hard_negatives), size=sources[Source.HARD])))
     for source in (Source.REVERSED, Source.SPLICE):
         parts.append((source, rng.integers(len(audio.waves), size=sources[source])))
     parts.append((Source.SILENCE, np.zeros(round(audio.silence_fraction * mean), int)))
@@ -81,9 +91,15 @@ def plan_epoch(audio: TrainingAudio, rng: np.random.Generator) -> Plan:
 def _unknown_sources(count: int, present: dict[Source, int]) -> dict[Source, int]:
     """Examples of the unknown class per source; they add up to ``count``. present: clips or recordings of a source."""
     shares = dict(UNKNOWN_SHARES)
-    for source in (Source.PIECE, Source.EXTRA, Source.OTHER):
+    instead = {
+        Source.HARD: Source.PIECE,
+        Source.PIECE: Source.OTHER,
+        Source.EXTRA: Source.OTHER,
+        Source.OTHER: Source.REVERSED,
+    }
+    for source, other in instead.items():
         if not present[source]:
-            shares[Source.REVERSED if source == Source.OTHER else Source.OTHER] += shares.pop(source)
+            shares[other] += shares.pop(source)
     counts = {source: int(share * count) for source, share in shares.items()}
     counts[next(iter(counts))] += count - sum(counts.values())
     return counts

@@ -46,6 +46,9 @@ class DataSettings:
     negatives: tuple[str, ...] = setting(
         (), doc="folders of long speech without the words, relative to the data root; cut into unknown training clips"
     )
+    hard_negatives: tuple[str, ...] = setting(
+        (), doc="folders of pieces that an earlier model took for a word (python -m models mine), in training only"
+    )
     extra: tuple[str, ...] = setting(
         (), doc="folders of more clips, a folder per word, relative to the data root (text-to-speech); in training only"
     )
@@ -168,6 +171,12 @@ class TrainSettings:
         1.0, low=0.01, high=100, doc="weight of an unknown example in the loss: many of them teach, but do not outvote"
     )
     label_smoothing: float = setting(0.05, low=0, high=0.5, doc="share of the target spread over all labels")
+    false_accept_weight: float = setting(
+        0.0,
+        low=0,
+        high=100,
+        doc="weight of the moment in an example without a word at which a word seems likeliest",
+    )
     ema_decay: float = setting(
         0.999, low=0, high=0.99999, doc="running average of the weights per step; 0 leaves it out"
     )

@@ -151,13 +151,16 @@ def train(recipe: Recipe, data: Path, run: Path, cache: Path | None = None, log=
         """Of one replica: codes float [B, T, width], targets float [B, labels], weights float [B] that sum to one over
         all replicas, taught float [B, K, labels]."""
         with tf.GradientTape() as tape:
-            windows = mean_scores(model(codes, training=True), window)[:, -candidates:]
+            heard = mean_scores(model(codes, training=True), window)
+            windows = heard[:, -candidates:]
             last = tf.nn.softmax_cross_entropy_with_logits(targets, windows[:, -1])
             peak = tf.nn.softmax_cross_entropy_with_logits(targets, at_peak(windows, targets, is_keyword))
             loss = (1 - share) * (last + peak) / 2
             if share:
                 like = tf.nn.softmax_cross_entropy_with_logits(taught, windows / temperature)
                 loss += share * temperature**2 * tf.reduce_mean(like, axis=1)
+            if settings.false_accept_weight:
+                loss += settings.false_accept_weight * false_accept(heard, targets, is_keyword)
             loss = tf.reduce_sum(weights * loss)
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.apply_gradients(zip(gradients, model.trainable_variables))
@@ -177,7 +180,9 @@ def train(recipe: Recipe, data: Path, run: Path, cache: Path | None = None, log=
     first = int(done)
     for epoch in range(first, settings.epochs):
         codes, labels = epochs.get(epoch, settings.epochs - 1)
-        taught = teachers.posteriors(epochs.number(epoch), codes) if teachers else np.zeros((len(codes), 0, 0), "f4")
+        taught = np.zeros((len(codes), 0, 0), np.float32)
+        if teachers:
+            taught = teachers.posteriors(epochs.number(epoch), codes, labels)
         rng = np.random.default_rng([settings.seed, epoch])
         order, losses = rng.permutation(len(labels)), []
         for i in range(steps_per_epoch):
@@ -238,6 +243,14 @@ def at_peak(windows, targets, is_keyword):
     targets_keyword = tf.reduce_any((target > 0) & is_keyword, axis=1)
     best = tf.argmax(tf.where(targets_keyword[:, None], of_target, of_keywords), axis=1)
     return tf.gather(windows, best, axis=1, batch_dims=1)
+
+
+def false_accept(windows, targets, is_keyword):
+    """-log(1 - p) of the likeliest moment of a keyword, [B]; 0 where the target is one. Mean logits [B, K, n] of all
+    windows of the canvas, which an example without a keyword has none in; targets [B, n]."""
+    quiet = tf.reduce_logsumexp(tf.where(is_keyword, windows.dtype.min, windows), axis=2)
+    worst = tf.reduce_max(tf.reduce_logsumexp(windows, axis=2) - quiet, axis=1)
+    return tf.where(tf.gather(is_keyword, tf.argmax(targets, axis=1)), 0.0, worst)
 
 
 def make_optimizer(recipe: Recipe, model: keras.Model, steps_per_epoch: int):

@@ -30,6 +30,7 @@ class TrainingAudio:
     label_names: tuple[str, ...]
     backgrounds: tuple[np.ndarray, ...]  # int16[...] each
     negatives: tuple[np.ndarray, ...]  # int16[...] each
+    hard_negatives: tuple[np.ndarray, ...]  # int16[...] each, some seconds
     extra_waves: np.ndarray  # int16[m, clip_samples], more clips, m may be 0
     extra_labels: np.ndarray  # int32[m]
     extra_fraction: float
@@ -89,6 +90,7 @@ def load_training_audio(dataset: Dataset, sample_rate_hz: int = 16000) -> Traini
         label_names=dataset.labels,
         backgrounds=tuple(read_wave(path, sample_rate_hz) for path in dataset.backgrounds("train")),
         negatives=tuple(read_wave(path, sample_rate_hz) for path in dataset.negatives),
+        hard_negatives=tuple(read_wave(path, sample_rate_hz) for path in dataset.hard_negatives),
         extra_waves=load_waves(dataset.extra, dataset.settings.clip_s, sample_rate_hz),
         extra_labels=dataset.classes(dataset.extra),
         extra_fraction=dataset.settings.extra_fraction,

@@ -90,7 +90,8 @@ def _cost(details: dict) -> str:
     return (
         f"{details['model_bytes']} bytes of TFLite{', ' * bool(memory)}{memory}, "
         f"{details['macs_per_second'] / 1e6:.2f} M multiply-accumulates per second of audio, {details['block_us']} us "
-        f"of CPU time per 20 ms block in {details['block_runtime']} on the busy x86-64 machine of the release. On yours: `edge-audio bench NAME`."
+        f"of CPU time per 20 ms block in {details['block_runtime']} on the busy x86-64 machine of the release. On "
+        "yours: `edge-audio bench NAME`."
     )
 
 

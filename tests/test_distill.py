@@ -1,0 +1,96 @@
+"""Teachers and the losses of the trainer: what a student learns from, and what it may not."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="tensorflow is not installed (requirements-host.txt)")
+pytest.importorskip("scipy", reason="scipy is not installed (requirements-host.txt)")
+
+from tone_words import RECIPE, make_tone_words
+
+from models.distill import Teachers
+from models.layers import tf
+from models.recipe import load_recipe
+from models.train import at_peak, false_accept, make_model, mean_scores, save_weights, train
+from toolkit.errors import ConfigError
+
+CANDIDATES = 6
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    """(folder, recipe of a student with two teachers of random weights)."""
+    folder = tmp_path_factory.mktemp("taught")
+    (folder / "teacher.yaml").write_text(RECIPE)
+    teacher = load_recipe(folder / "teacher.yaml")
+    for number in (1, 2):
+        model, _, _ = make_model(teacher)
+        save_weights(folder / f"{number}.npz", model)
+    distill = dataclasses.replace(
+        teacher.distill, recipe=str(folder / "teacher.yaml"), weights=tuple(str(folder / f"{n}.npz") for n in (1, 2))
+    )
+    return folder, dataclasses.replace(teacher, distill=distill)
+
+
+def test_posteriors_are_the_mean_of_the_teachers_and_say_no_keyword_where_there_is_none(taught, tmp_path):
+    _, recipe = taught
+    rng = np.random.default_rng(1)
+    codes = rng.integers(-128, 128, (4, 170, recipe.features.width)).astype(np.int8)
+    keywords = len(recipe.data.words)
+    labels = np.array([0, 1, keywords, keywords + 1])
+    window = recipe.decision.window_frames // 2
+    teachers = Teachers(recipe, window, CANDIDATES, tmp_path)
+    got = teachers.posteriors(0, codes, labels).astype(np.float32)
+    assert got.shape == (4, CANDIDATES, keywords + 2) and np.allclose(got.sum(axis=2), 1, atol=2e-3)
+    assert (got[:2, :, :keywords] > 0).all() and not got[2:, :, :keywords].any()
+    of_each = []
+    for path in recipe.distill.weights:
+        one = dataclasses.replace(recipe, distill=dataclasses.replace(recipe.distill, weights=(path,)))
+        alone = Teachers(one, window, CANDIDATES, tmp_path)
+        of_each.append(alone.posteriors(0, codes, labels).astype(np.float32))
+    assert np.allclose(got[:2], np.mean(of_each, axis=0)[:2], atol=1e-3)
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    assert len(kept) == 3 and (teachers.posteriors(0, codes * 0, labels) == got.astype(np.float16)).all()  # kept
+
+
+def test_a_teacher_of_other_labels_is_refused(taught, tmp_path):
+    _, recipe = taught
+    data = dataclasses.replace(recipe.data, words=tuple(reversed(recipe.data.words)))
+    with pytest.raises(ConfigError, match="the labels of distill.recipe .* are not those of this recipe"):
+        Teachers(dataclasses.replace(recipe, data=data), recipe.decision.window_frames // 2, CANDIDATES, tmp_path)
+
+
+def test_a_student_trains(taught, tmp_path):
+    _, recipe = taught
+    settings = dataclasses.replace(recipe.train, epochs=2, false_accept_weight=0.5)
+    lines = []
+    data = make_tone_words(tmp_path / "data")
+    last = train(dataclasses.replace(recipe, train=settings), data, tmp_path / "run", tmp_path / "epochs", lines.append)
+    assert last["epoch"] == 2 and np.isfinite(last["loss"]) and len(list(tmp_path.glob("epochs/*/teachers_*.npy"))) == 2
+
+
+def test_the_peak_of_a_keyword_is_its_own_and_of_the_others_any_keywords():
+    is_keyword = tf.constant([True, True, False])
+    windows = tf.constant([[[9.0, 0, 0], [0, 0, 9], [0, 3, 0]]] * 2)
+    targets = tf.constant([[0.05, 0.9, 0.05], [0.05, 0.05, 0.9]])
+    assert at_peak(windows, targets, is_keyword).numpy().tolist() == [[0, 3, 0], [9, 0, 0]]
+
+
+def test_false_accept_is_the_log_odds_of_the_likeliest_moment():
+    is_keyword = tf.constant([True, True, False, False])
+    rng = np.random.default_rng(2)
+    windows = rng.normal(0, 3, (3, 7, 4)).astype(np.float32)
+    targets = np.eye(4, dtype=np.float32)[[0, 2, 3]] * 0.9 + 0.025
+    got = false_accept(tf.constant(windows), tf.constant(targets), is_keyword).numpy()
+    p = np.exp(windows) / np.exp(windows).sum(axis=2, keepdims=True)
+    worst = (-np.log(1 - p[:, :, :2].sum(axis=2))).max(axis=1)
+    assert got[0] == 0 and np.allclose(got[1:], worst[1:], rtol=1e-4)
+
+
+def test_mean_scores_are_of_whole_windows():
+    scores = np.arange(12, dtype=np.float32).reshape(1, 6, 2)
+    assert mean_scores(tf.constant(scores), 3).numpy()[0, :, 0].tolist() == [2, 4, 6, 8]
