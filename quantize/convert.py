@@ -101,11 +101,21 @@ def _convert(recipe: Recipe, weights: Path, codes: np.ndarray) -> Converted:
             for inputs, _ in steps(clip):
                 yield {t.name: inputs[t.name] for t in fused.inputs}
 
+    model = int8_model(fused, representative_dataset)
+    steps_per_second = recipe.features.sample_rate_hz / recipe.features.hop_length / module.STRIDE
+    return Converted(model, module.STRIDE, round(macs_per_step(model) * steps_per_second))
+
+
+def int8_model(step, representative_dataset) -> bytes:
+    """The flatbuffer of a Keras step model, full-integer, slim. representative_dataset() yields {input: float32[...]}.
+    To be called in a process that may hold TensorFlow."""
+    from models.layers import tf
+
     with tempfile.TemporaryDirectory() as folder:
         holder = tf.Module()
-        holder.model = fused
-        holder.serve = tf.function(lambda **inputs: fused(inputs, training=False))
-        signature = {t.name: tf.TensorSpec(t.shape, tf.float32, name=t.name) for t in fused.inputs}
+        holder.model = step
+        holder.serve = tf.function(lambda **inputs: step(inputs, training=False))
+        signature = {t.name: tf.TensorSpec(t.shape, tf.float32, name=t.name) for t in step.inputs}
         tf.saved_model.save(holder, folder, signatures=holder.serve.get_concrete_function(**signature))
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -113,9 +123,7 @@ def _convert(recipe: Recipe, weights: Path, codes: np.ndarray) -> Converted:
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = tf.int8
         converter._experimental_disable_per_channel_quantization_for_dense_layers = True
-        model = slim(converter.convert())
-    steps_per_second = recipe.features.sample_rate_hz / recipe.features.hop_length / module.STRIDE
-    return Converted(model, module.STRIDE, round(macs_per_step(model) * steps_per_second))
+        return slim(converter.convert())
 
 
 def macs_per_step(model: bytes) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +35,7 @@ def make(name: str, n_features: int, parameters: dict) -> bytes:
     """The step model of an architecture, calibrated on random clips from the reset state."""
     sys.path.insert(0, str(ROOT))
     from models.layers import build_step, build_whole, tf
-    from quantize.slim import slim
+    from quantize.convert import int8_model
 
     random = np.random.default_rng(1)
     architecture = importlib.import_module(f"models.architectures.{name}")
@@ -59,17 +58,7 @@ def make(name: str, n_features: int, parameters: dict) -> bytes:
                 outputs = run(inputs)
                 states = {key: outputs[f"{key}_out"].numpy() for key in states}
 
-    with tempfile.TemporaryDirectory() as folder:
-        holder = tf.Module()
-        holder.model, holder.serve = step, tf.function(lambda **inputs: step(inputs, training=False))
-        signature = {t.name: tf.TensorSpec(t.shape, tf.float32, name=t.name) for t in step.inputs}
-        tf.saved_model.save(holder, folder, signatures=holder.serve.get_concrete_function(**signature))
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = representative_dataset
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = converter.inference_output_type = tf.int8
-        return slim(converter.convert())
+    return int8_model(step, representative_dataset)
 
 
 def random_weight(random: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:

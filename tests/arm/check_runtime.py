@@ -1,9 +1,9 @@
 """A released bundle gives the same integers on Arm as here: `python tests/arm/check_runtime.py` (`make check-arm`).
 
-The whole Python runtime (C front end, int8 net in tflite-runtime, detector) runs under qemu-user for aarch64 (what pip
+The whole Python runtime (C front end, int8 net in tflite-runtime and in the C core, detector) runs under qemu-user for aarch64 (what pip
 installs on a 64-bit Raspberry Pi OS) and armv7 (Debian's numpy, for which there is no wheel), and on this machine with
 the Python that runs this file (.venv/bin/python after `make setup`). The self-test, the detections of the sample scene
-and the hashes of all its features, codes and scores must be equal: one JSON line per check, exit 1 with a sentence if
+and the hashes of all its features, codes and scores (of every released bundle, in both runtimes) must be equal: one JSON line per check, exit 1 with a sentence if
 one is not.
 
 The Arm environments are unpacked, never installed: nothing is executed while they are made, so neither root nor
@@ -161,11 +161,14 @@ def emulated(target: Target, folder: Path, core: Path) -> Python:
 
 
 def print_integers() -> None:
-    """One JSON line: SHA-256 of the scene's features (both twins), codes and scores, and what computed them."""
+    """One JSON line: SHA-256 of the scene's features (both twins), codes, and scores of every released bundle in the
+    native runtime and in tflite-runtime; and what computed them."""
     import numpy as np
 
     from toolkit.audio import read_audio
-    from toolkit.bundle import load_bundle
+    from toolkit.bundle import load_bundle, released_bundles
+    from toolkit.engine import Engine
+    from toolkit.interpreter import StepModel
     from toolkit.stream import BundleStage, make_front_end
 
     bundle = load_bundle(BUNDLE, "require")
@@ -173,8 +176,11 @@ def print_integers() -> None:
     samples, _ = read_audio(REPOSITORY / SCENE, native.tables.sample_rate_hz)
     features = native.process(samples)
     codes = stage.requantize.apply(features)
-    scores = stage.model.process(codes)
-    arrays = {"features": features, "features_numpy": twin.process(samples), "codes": codes, "scores": scores}
+    arrays = {"features": features, "features_numpy": twin.process(samples), "codes": codes}
+    for name, path in sorted(released_bundles().items()):
+        model = load_bundle(str(path), "require").members["model"]
+        for runtime in (StepModel, Engine):
+            arrays[f"{name}_{runtime.__name__}"] = runtime(model, 4).process(codes)
     made_by = dict(zip(MADE_BY, (platform.machine(), platform.python_version(), np.__version__), strict=True))
     hashes = {name: [*array.shape, hashlib.sha256(array.tobytes()).hexdigest()] for name, array in arrays.items()}
     print(json.dumps(made_by | hashes))
