@@ -23,11 +23,12 @@ BATCH = 256
 class Teachers:
     """Mean posterior of the teachers that a recipe names, over the windows that its training looks at.
 
-    window: scores per window, candidates: windows per example, both of the student; folder: of the epochs.
-    Raises ConfigError if a teacher does not see or say what the student does.
+    stride: frames per score of the student, a multiple of the teachers'; candidates: windows per example, the last
+    ones, each a score of the student later; folder: of the epochs.
+    Raises ConfigError if a teacher does not see, say or keep time as the student does.
     """
 
-    def __init__(self, recipe: Recipe, window: int, candidates: int, folder: Path):
+    def __init__(self, recipe: Recipe, stride: int, candidates: int, folder: Path):
         from models.train import load_weights, make_model
 
         settings, teacher = recipe.distill, load_recipe(recipe.distill.recipe)
@@ -35,19 +36,21 @@ class Teachers:
             if getattr(teacher, what) != getattr(recipe, what):
                 raise ConfigError(f"the {what} of distill.recipe {settings.recipe} are not those of this recipe.")
         self._is_keyword = np.array([label not in NOT_KEYWORDS for label in recipe.labels])
-        self._window, self._candidates, self._temperature = window, candidates, settings.temperature
-        self._models, stride = [], recipe.decision.window_frames // window
-        key = repr((window, candidates, settings.temperature)).encode()
+        self._stride, self._candidates, self._temperature = stride, candidates, settings.temperature
+        self._models = []
+        key = repr((recipe.decision.window_frames, stride, candidates, settings.temperature)).encode()
         for path in map(Path, settings.weights):
             model, _, module = make_model(teacher)
-            if stride != module.STRIDE:
+            self._teacher_stride = module.STRIDE
+            if stride % module.STRIDE:
                 raise ConfigError(
-                    f"distill.recipe {settings.recipe} scores every {module.STRIDE} frames, the student "
-                    f"every {stride}; both must have one stride."
+                    f"distill.recipe {settings.recipe} scores every {module.STRIDE} frames, the student every {stride}, "
+                    "which must be a multiple of that."
                 )
             load_weights(path, model)
             self._models.append(model)
             key += path.read_bytes()
+        self._window = recipe.decision.window_frames // self._teacher_stride
         self._name = f"teachers_{hashlib.sha256(key).hexdigest()[:16]}"
         self._folder = folder
 
@@ -74,11 +77,13 @@ class Teachers:
         from models.layers import tf
         from models.train import mean_scores
 
+        ratio, last = self._stride // self._teacher_stride, codes.shape[1] // self._stride
+        ends = np.arange(last - self._candidates + 1, last + 1) * ratio  # scores of a teacher until the window's end
+
         @tf.function(reduce_retracing=True)
         def ask(x):
-            windows = [
-                mean_scores(model(x, training=False), self._window)[:, -self._candidates :] for model in self._models
-            ]
+            means = [mean_scores(model(x, training=False), self._window) for model in self._models]
+            windows = [tf.gather(mean, ends - self._window, axis=1) for mean in means]
             return tf.add_n([tf.nn.softmax(w / self._temperature) for w in windows]) / len(windows)
 
         parts = [codes[i : i + BATCH].astype(np.float32) * MODEL_SCALE for i in range(0, len(codes), BATCH)]

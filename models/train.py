@@ -134,7 +134,7 @@ def train(recipe: Recipe, data: Path, run: Path, cache: Path | None = None, log=
     window = recipe.decision.window_frames // module.STRIDE
     candidates = tune_codes.shape[1] // module.STRIDE - window + 1  # window ends among which a clip is decided
     unknown = recipe.labels.index(UNKNOWN)
-    teachers = Teachers(recipe, window, candidates, epochs.folder) if recipe.distill.recipe else None
+    teachers = Teachers(recipe, module.STRIDE, candidates, epochs.folder) if recipe.distill.recipe else None
     share, temperature = (recipe.distill.share, recipe.distill.temperature) if teachers else (0.0, 1.0)
     is_keyword = tf.constant([label not in NOT_KEYWORDS for label in recipe.labels])
     context = canvas_of(recipe).context // features.hop_length // module.STRIDE * module.STRIDE

@@ -42,15 +42,14 @@ def test_posteriors_are_the_mean_of_the_teachers_and_say_no_keyword_where_there_
     codes = rng.integers(-128, 128, (4, 170, recipe.features.width)).astype(np.int8)
     keywords = len(recipe.data.words)
     labels = np.array([0, 1, keywords, keywords + 1])
-    window = recipe.decision.window_frames // 2
-    teachers = Teachers(recipe, window, CANDIDATES, tmp_path)
+    teachers = Teachers(recipe, 2, CANDIDATES, tmp_path)
     got = teachers.posteriors(0, codes, labels).astype(np.float32)
     assert got.shape == (4, CANDIDATES, keywords + 2) and np.allclose(got.sum(axis=2), 1, atol=2e-3)
     assert (got[:2, :, :keywords] > 0).all() and not got[2:, :, :keywords].any()
     of_each = []
     for path in recipe.distill.weights:
         one = dataclasses.replace(recipe, distill=dataclasses.replace(recipe.distill, weights=(path,)))
-        alone = Teachers(one, window, CANDIDATES, tmp_path)
+        alone = Teachers(one, 2, CANDIDATES, tmp_path)
         of_each.append(alone.posteriors(0, codes, labels).astype(np.float32))
     assert np.allclose(got[:2], np.mean(of_each, axis=0)[:2], atol=1e-3)
     kept = sorted(path.name for path in tmp_path.iterdir())
@@ -61,7 +60,18 @@ def test_a_teacher_of_other_labels_is_refused(taught, tmp_path):
     _, recipe = taught
     data = dataclasses.replace(recipe.data, words=tuple(reversed(recipe.data.words)))
     with pytest.raises(ConfigError, match="the labels of distill.recipe .* are not those of this recipe"):
-        Teachers(dataclasses.replace(recipe, data=data), recipe.decision.window_frames // 2, CANDIDATES, tmp_path)
+        Teachers(dataclasses.replace(recipe, data=data), 2, CANDIDATES, tmp_path)
+
+
+def test_a_slower_student_hears_the_teachers_at_its_own_times(taught, tmp_path):
+    """Of 85 scores of the teachers a student of half their rate has the 2nd, 4th, ... 84th."""
+    _, recipe = taught
+    codes = np.random.default_rng(1).integers(-128, 128, (2, 170, recipe.features.width)).astype(np.int8)
+    at_each = Teachers(recipe, 2, 12, tmp_path).posteriors(0, codes, np.array([0, 1]))
+    at_every_second = Teachers(recipe, 4, 6, tmp_path).posteriors(0, codes, np.array([0, 1]))
+    assert (at_every_second == at_each[:, :-1][:, ::-2][:, ::-1][:, -6:]).all()
+    with pytest.raises(ConfigError, match="every 2 frames, the student every 3"):
+        Teachers(recipe, 3, 6, tmp_path)
 
 
 def test_a_student_trains(taught, tmp_path):
