@@ -36,8 +36,9 @@ train: $(HOST)/ready ## train RECIPE on DATA=DIR
 	@test -n "$(DATA)" || { echo "make train needs DATA=DIR, the root of a data set; python -m models fetch speech_commands gets one" >&2; exit 2; }
 	$(HOST)/bin/python -m models train $(RECIPE) --data $(DATA)
 
-quantize: core $(HOST)/ready ## int8 bundle of RECIPE, verified, within budgets (WEIGHTS=FILE, DATA=DIR to measure on)
-	$(HOST)/bin/python -m quantize $(RECIPE) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(DATA),--data $(DATA))
+quantize: core $(HOST)/ready $(TFLM)/ready ## int8 bundle of RECIPE, within budgets (WEIGHTS=FILE, DATA=DIR, PROFILE=NAME, BASELINE=FILE)
+	$(HOST)/bin/python -m quantize $(RECIPE) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(DATA),--data $(DATA)) \
+		$(if $(PROFILE),--profile $(PROFILE)) $(if $(BASELINE),--baseline $(BASELINE))
 
 bench: core $(HOST)/ready $(HOST)/bench ## cost of the front end beside its peers, and of the runtime
 	$(HOST)/bin/python tests/bench/front_end.py

@@ -44,8 +44,8 @@ class Teachers:
             self._teacher_stride = module.STRIDE
             if stride % module.STRIDE:
                 raise ConfigError(
-                    f"distill.recipe {settings.recipe} scores every {module.STRIDE} frames, the student every {stride}, "
-                    "which must be a multiple of that."
+                    f"distill.recipe {settings.recipe} scores every {module.STRIDE} frames, the student every "
+                    f"{stride}, which must be a multiple of that."
                 )
             load_weights(path, model)
             self._models.append(model)

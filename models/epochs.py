@@ -29,6 +29,7 @@ VERSION = 5  # raised by a change of models/augment.py that changes epochs
 AFTER_FEATURES = ("specaugment", "mixup_alpha", "distinct_epochs")  # settings that change no epoch
 CODE_STEP_NAT = 0.1  # of one int8 code: 255 codes span 25.5 nat
 CODE_ZERO_POINT = 10  # so that code -128 is the log floor of 1e-6
+MFCC_STEP, MFCC_ZERO_POINT = 0.55, 31  # so that code -128 is its c0, with 40 mel bands, and 127 louder than full scale
 MODEL_SCALE = 1 / 32  # real value of one code in the network: inputs lie in -4 .. 4
 
 _worker: dict = {}
@@ -36,8 +37,8 @@ _worker: dict = {}
 
 def requantization(features: FeatureConfig) -> Requantization:
     """From a front end's int16 output to the codes that the networks see."""
-    step = CODE_STEP_NAT if features.n_mfcc == 0 else 10 * CODE_STEP_NAT
-    return Requantization.from_step(step, CODE_ZERO_POINT, features.output_fraction_bits)
+    step, zero_point = (MFCC_STEP, MFCC_ZERO_POINT) if features.n_mfcc else (CODE_STEP_NAT, CODE_ZERO_POINT)
+    return Requantization.from_step(step, zero_point, features.output_fraction_bits)
 
 
 def codes_of(waves: np.ndarray, features: FeatureConfig, flush_samples: int = 0) -> np.ndarray:

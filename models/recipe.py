@@ -155,12 +155,21 @@ class ModelSettings:
     parameters: dict[str, int | float | str | bool] = setting(
         {}, doc="width, blocks, kernel, dropout, ...: the arguments of the architecture, which checks their names"
     )
+    channels: dict[str, int] = setting(
+        {},
+        low=1,
+        high=65536,
+        doc="filters or units of single layers in place of the architecture's, as python -m quantize.prune leaves them",
+    )
 
 
 @dataclass(frozen=True)
 class TrainSettings:
     """Optimization of the float weights."""
 
+    start: str | None = setting(
+        None, doc="weights.npz to begin with, from the working directory: fine-tuning; nothing: random weights"
+    )
     seed: int = setting(1, low=0, high=2**31 - 1, doc="initial weights, order and augmentation")
     epochs: int = setting(40, unit="epochs", low=1, high=10000, doc="passes over the training words")
     batch_size: int = setting(128, unit="examples", low=1, high=8192, doc="examples per step")
@@ -171,12 +180,6 @@ class TrainSettings:
         1.0, low=0.01, high=100, doc="weight of an unknown example in the loss: many of them teach, but do not outvote"
     )
     label_smoothing: float = setting(0.05, low=0, high=0.5, doc="share of the target spread over all labels")
-    false_accept_weight: float = setting(
-        0.0,
-        low=0,
-        high=100,
-        doc="weight of the moment in an example without a word at which a word seems likeliest",
-    )
     ema_decay: float = setting(
         0.999, low=0, high=0.99999, doc="running average of the weights per step; 0 leaves it out"
     )
@@ -198,6 +201,31 @@ class DistillSettings:
     def __post_init__(self):
         if (self.recipe is None) != (not self.weights):
             raise ConfigError("distill names a recipe or weights without the other: expected both, or neither")
+
+
+@dataclass(frozen=True)
+class PruneSettings:
+    """Weights that become zero in training, the smallest first, more and more of them: python -m quantize.prune train.
+
+    Zhu and Gupta 2017 (arXiv:1710.01878). It saves bytes where a model is stored compressed, not time: whole channels,
+    which save both, are cut after a training (python -m quantize.prune cut) and stand in model.channels.
+    """
+
+    sparsity: float = setting(
+        0.0, low=0, high=0.99, doc="share of the weights of each convolution and LSTM that are zero in the end"
+    )
+    pattern: Literal["unstructured", "2:4", "block"] = setting(
+        "unstructured", doc="any; two of four consecutive inputs, which is a sparsity of 0.5; all four of them, or none"
+    )
+    begin: float = setting(0.1, low=0, high=1, doc="share of the training after which the first become zero")
+    end: float = setting(0.6, low=0, high=1, doc="share of the training after which the last do")
+    every: int = setting(50, unit="steps", low=1, high=100000, doc="distance of two choices of what is zero")
+
+    def __post_init__(self):
+        if self.begin >= self.end:
+            raise ConfigError(f"begin is {self.begin} and end {self.end}: expected begin before end")
+        if self.pattern == "2:4" and self.sparsity not in (0.0, 0.5):
+            raise ConfigError(f"sparsity is {self.sparsity}: expected 0.5 for the pattern 2:4, or 0 for no pruning")
 
 
 @dataclass(frozen=True)
@@ -241,6 +269,9 @@ class BudgetSettings:
     max_accuracy_loss: float | None = setting(
         None, low=0, high=1, doc="greatest loss of accuracy from float to int8 on report"
     )
+    max_accuracy_loss_bound: float | None = setting(
+        None, low=0, high=1, doc="greatest upper 95 % bound of that loss, of one training (paired bootstrap over clips)"
+    )
     max_accuracy_loss_upper: float | None = setting(
         None, low=0, high=1, doc="greatest upper 95 % bound of that loss, pooled over the trainings of a release"
     )
@@ -253,6 +284,20 @@ class BudgetSettings:
     model_bytes: int | None = setting(None, unit="bytes", low=1, doc="greatest size of the flatbuffer")
     macs_per_second: int | None = setting(None, unit="MAC/s", low=1, doc="greatest cost of a second of audio")
     arena_bytes: int | None = setting(None, unit="bytes", low=1, doc="greatest tensor arena on a microcontroller")
+    relative_cost: float | None = setting(
+        None, unit="times", low=0.01, high=1000, doc="greatest CPU time of a 20 ms block, beside that of cost_reference"
+    )
+    cost_reference: str = setting("kws", doc="bundle, by name or path, that takes its turns in the same measurement")
+    ops: tuple[str, ...] | None = setting(None, doc="the only operators; nothing: all that the runtimes here agree on")
+    profiles: tuple[str, ...] = setting((), doc="device profiles, by name or as .yaml files from the working directory")
+    must_measure: tuple[str, ...] = setting(
+        (), doc="limits of this section that are broken where nothing could measure them"
+    )
+
+    def __post_init__(self):
+        for name in self.must_measure:
+            if getattr(self, name, None) is None or name in ("cost_reference", "profiles", "must_measure"):
+                raise ConfigError(f"budget.must_measure names {name!r}: expected a limit that this section sets")
 
 
 @dataclass(frozen=True)
@@ -269,6 +314,7 @@ class Recipe:
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
     distill: DistillSettings = DistillSettings()
+    prune: PruneSettings = PruneSettings()
     quantize: QuantizeSettings = QuantizeSettings()
     decision: DecisionSettings = DecisionSettings()
     budget: BudgetSettings = BudgetSettings()

@@ -6,8 +6,8 @@ From trainings of several seeds to the released bundle:
          -> its threshold, from the detection-error trade-off on the streams of tune
          -> what is published, on report: accuracy, loss by int8, conditions, streams, cost
 
-Writes models/zoo/NAME (weights.npz, accuracy.json, card.md, det.png) and toolkit/bundles/NAME.eab; `make quantize`
-then reproduces that bundle without the data set.
+Writes models/zoo/NAME (weights.npz, accuracy.json, baseline.json, card.md, det.png) and toolkit/bundles/NAME.eab; `make
+quantize` then reproduces that bundle without the data set.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ from models.recipe import load_recipe
 from toolkit.errors import EdgeAudioError
 
 from .__main__ import ROOT, SAMPLES, say
+from .baseline import write_baseline
 from .calibrate import representative_codes
 from .card import make_card
-from .figures import check_budget, measure_cost, measure_runs, measure_streams, publish
+from .facts import facts_of_release
+from .figures import check_release, measure_cost, measure_runs, measure_streams, publish
 from .pack import Packer
 
 
@@ -56,11 +58,13 @@ def release(recipe, data: Path, runs: list[Path], negatives: dict[str, list[Path
             "figures": figures,
             "details": details,
         }
-        check_budget(recipe, known)
+        check_release(recipe, known)
         zoo.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(weights, zoo / "weights.npz")
         shutil.copyfile(Path(folder) / "det.png", zoo / "det.png")
     (zoo / "accuracy.json").write_text(json.dumps(known, indent=1) + "\n")
+    facts = facts_of_release(known)
+    write_baseline(zoo / "baseline.json", recipe.name, recipe.version, known["model_sha256"], facts)
     (zoo / "card.md").write_text(make_card(recipe, (zoo / "about.md").read_text(), known, packer.licences))
     Packer.of(recipe, zoo).pack(
         ROOT / "toolkit" / "bundles" / f"{recipe.name}.eab", best.converted, zoo / "weights.npz"

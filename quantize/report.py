@@ -1,120 +1,124 @@
-"""What the int8 model costs and what it still knows: figures, budgets, bundle, and the report of all of it."""
+"""What the int8 model costs and what it still knows: measured, judged by the gate, and written down."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
+from models.compare import paired_bootstrap
 from models.data import load_dataset
 from models.decide import predictions
 from models.epochs import codes_of
-from models.evaluate import Result, accuracy_entry, evaluate_bundle, evaluate_stream, load_folder, result_of
+from models.evaluate import Result, accuracy_entry, evaluate_stream, load_folder, predict, result_of
 from models.recipe import Recipe
 from models.waves import load_waves
+from toolkit.bundle import Bundle, load_bundle
 from toolkit.config import dump_config
+from toolkit.profile import DeviceProfile
 
+from .baseline import Baseline, write_baseline
 from .convert import Converted, float_scores
+from .facts import arena_of, cost_of, facts_of
+from .gate import Fact, Line, breaches, gate, sentence
+from .html import page
+from .markdown import markdown
 from .pack import Packer
 
 
 def measure(
-    recipe: Recipe, converted: Converted, weights: Path, arguments, zoo: Path, parity: dict, runtimes: list[str]
-) -> dict:
-    """Everything that the gate and the report need; writes the bundle beside them (under its final name only if the
-    gate lets it, see write_report)."""
-    rate, out = recipe.features.sample_rate_hz, arguments.out or Path("build/quantize") / recipe.name
-    model, macs = converted.model, converted.macs_per_second
-    packer, path = Packer.of(recipe, zoo, arguments.key), out / f"{recipe.name}.new.eab"
+    recipe: Recipe,
+    converted: Converted,
+    weights: Path,
+    codes: np.ndarray,
+    arguments,
+    zoo: Path,
+    parity: dict[str, dict[int, int]],
+    runtimes: list[str],
+) -> tuple[dict, dict[str, Fact]]:
+    """(the report without a gate, the facts for the gate). codes: int8 [n, T, width] of representative clips; parity:
+    per further runtime {difference in LSB: scores}. Writes the bundle beside the report, as NAME.new.eab."""
+    rate, model = recipe.features.sample_rate_hz, converted.model
+    packer, path = Packer.of(recipe, zoo, arguments.key), arguments.out / f"{recipe.name}.new.eab"
     bundle = packer.pack(path, converted, weights)
     waves, truth = load_folder(arguments.evaluation, recipe.labels, recipe.data.clip_s, rate)
+    embedded, _ = _float_and_int8(recipe, weights, converted.stride, bundle, waves, truth)
     report = {
         "name": recipe.name,
+        "version": recipe.version,
         "model_bytes": len(model),
         "model_sha256": hashlib.sha256(model).hexdigest(),
-        "macs_per_second": macs,
+        "compressed_bytes": len(zlib.compress(model, 9)),
+        "macs_per_second": converted.macs_per_second,
         "ops": list(bundle.manifest.model.ops),
         "runtimes": runtimes,
         "parity_lsb": parity,
-        "embedded": _float_and_int8(recipe, weights, converted.stride, bundle, waves, truth),
+        "embedded": embedded,
         "report": None,
     }
     if arguments.data:
         dataset = load_dataset(arguments.data, recipe.data, rate)
         clips = dataset.clips("report")
-        waves = load_waves(clips, recipe.data.clip_s, rate)
-        report["report"] = _float_and_int8(recipe, weights, converted.stride, bundle, waves, dataset.classes(clips))
+        waves, truth = load_waves(clips, recipe.data.clip_s, rate), dataset.classes(clips)
+        report["report"], result = _float_and_int8(recipe, weights, converted.stride, bundle, waves, truth)
         report["stream"] = evaluate_stream(bundle, dataset, "report")
-        result = evaluate_bundle(bundle, waves, dataset.classes(clips))
-        known = [accuracy_entry(result, recipe, arguments.data.name, "report")]
-        report["accuracy"] = {"model_sha256": report["model_sha256"], "figures": known}
-        bundle = packer.pack(path, converted, weights, figures=known)
-    report["bundle_sha256"] = bundle.sha256
-    report["gate"] = gate(recipe, report)
-    return report
+        figures = [accuracy_entry(result, recipe, arguments.data.name, "report")]
+        report["accuracy"] = {"model_sha256": report["model_sha256"], "figures": figures}
+        bundle = packer.pack(path, converted, weights, figures=figures)
+    arena = arena_of(model, codes[:2])
+    known = packer.known if packer.known.get("model_sha256") == report["model_sha256"] else {}
+    report |= {"bundle_sha256": bundle.sha256, "bundle_bytes": path.stat().st_size, "arena": arena.to_dict()}
+    report["block"] = cost_of(bundle, load_bundle(recipe.budget.cost_reference))
+    return report, facts_of(report, bundle, arena, known)
 
 
-def gate(recipe: Recipe, report: dict) -> list[dict]:
-    """One line per limit of the recipe: {limit_name, limit, measured, verdict}."""
-    budget, measured = recipe.budget, report["report"]
-    lines = [
-        ("model_bytes", budget.model_bytes, report["model_bytes"], 1),
-        ("macs_per_second", budget.macs_per_second, report["macs_per_second"], 1),
-        ("accuracy on embedded", budget.embedded_accuracy_floor, report["embedded"]["int8"]["accuracy"], -1),
-    ]
-    if measured:
-        loss = round(measured["float"]["accuracy"] - measured["int8"]["accuracy"], 4)
-        lines.append(("loss of accuracy by int8 on report", budget.max_accuracy_loss, loss, 1))
-        lines.append(("accuracy on report", budget.accuracy_floor, measured["int8"]["accuracy"], -1))
-    return [
-        {
-            "limit_name": name,
-            "limit": limit,
-            "measured": value,
-            "verdict": "ok" if (limit - value) * sign >= 0 else "FAIL",
-        }
-        for name, limit, value, sign in lines
-        if limit is not None
-    ]
+def judge(
+    recipe: Recipe, profiles: Sequence[DeviceProfile], baseline: Baseline | None, report: dict, facts: dict, out: Path
+) -> list[Line]:
+    """The gate's lines; adds them, the facts, the verdict, the sentence and the bundle's path to the report."""
+    lines = gate(recipe, profiles, baseline, facts)
+    report["measured"] = {name: asdict(fact) for name, fact in facts.items()}
+    report["profiles"] = [asdict(profile) for profile in profiles]
+    report["baseline"] = baseline and asdict(baseline)
+    report["gate"] = [asdict(line) for line in lines]
+    passed = not breaches(lines)
+    report["verdict"] = "pass" if passed else "fail"
+    report["sentence"] = None if passed else f"{sentence(lines)}; the report is {out / 'report.html'}."
+    report["bundle"] = str(out / f"{recipe.name}.eab") if passed else None
+    return lines
 
 
-def write_report(out: Path, recipe: Recipe, model: bytes, report: dict) -> None:
-    """report.json, report.md, recipe.yaml, model.tflite; the bundle gets its name only if the gate is passed."""
+def write_report(out: Path, recipe: Recipe, model: bytes, report: dict, facts: dict[str, Fact]) -> None:
+    """report.json, report.md, report.html, baseline.json, recipe.yaml, model.tflite; the bundle gets its name only if
+    the gate is passed."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    (out / "report.md").write_text(markdown(report), "utf-8")
+    (out / "report.html").write_text(page(report), "utf-8")
     (out / "recipe.yaml").write_text(dump_config(recipe))
     (out / "model.tflite").write_bytes(model)
-    lines = [
-        f"# {recipe.name} {recipe.version}",
-        "",
-        f"{report['model_bytes']} bytes, {report['macs_per_second']} MAC per second of audio.",
-        "",
-    ]
-    lines += ["| set | float | int8 step | clips |", "|---|---|---|---|"]
-    for name in ("embedded", "report"):
-        if report[name]:
-            f, q = report[name]["float"], report[name]["int8"]
-            interval = f"{q['low']:.2%} to {q['high']:.2%}"
-            lines.append(f"| {name} | {f['accuracy']:.2%} | {q['accuracy']:.2%} ({interval}) | {q['clips']} |")
-    lines += ["", "| limit | allowed | measured | verdict |", "|---|---|---|---|"]
-    lines += [f"| {g['limit_name']} | {g['limit']} | {g['measured']} | {g['verdict']} |" for g in report["gate"]]
-    lines += [
-        "",
-        f"step = resized whole exactly in {', '.join(report['runtimes'])}; "
-        f"difference of the runtimes in LSB: {report['parity_lsb']}",
-    ]
-    (out / "report.md").write_text("\n".join(lines) + "\n")
+    write_baseline(out / "baseline.json", recipe.name, recipe.version, report["model_sha256"], facts)
     new = out / f"{recipe.name}.new.eab"
-    if all(line["verdict"] == "ok" for line in report["gate"]):
+    if report["verdict"] == "pass":
         new.replace(out / f"{recipe.name}.eab")
     else:
         new.unlink()
 
 
-def _float_and_int8(recipe: Recipe, weights: Path, stride: int, bundle, waves: np.ndarray, truth: np.ndarray) -> dict:
+def _float_and_int8(
+    recipe: Recipe, weights: Path, stride: int, bundle: Bundle, waves: np.ndarray, truth: np.ndarray
+) -> tuple[dict, Result]:
+    """(accuracy of both, and the loss with its interval; the result of int8)."""
     codes = codes_of(waves, recipe.features, recipe.decision.flush_frames * recipe.features.hop_length)
-    predicted = predictions(float_scores(recipe, weights, codes), recipe, stride)
-    in_float: Result = result_of(recipe.labels, truth, predicted)
-    return {"float": in_float.to_dict(), "int8": evaluate_bundle(bundle, waves, truth).to_dict()}
+    in_float = predictions(float_scores(recipe, weights, codes), recipe, stride)
+    int8 = predict(bundle, waves)
+    loss = paired_bootstrap((in_float == truth)[None], (int8 == truth)[None])
+    results = {"float": result_of(recipe.labels, truth, in_float), "int8": result_of(recipe.labels, truth, int8)}
+    compared = {name: {**r.to_dict(), "confusion": r.confusion.tolist()} for name, r in results.items()}
+    compared["loss"] = dict(zip(("value", "low", "high"), (round(v, 4) for v in loss)))
+    return compared | {"labels": list(recipe.labels)}, results["int8"]

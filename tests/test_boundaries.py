@@ -64,7 +64,7 @@ RULES = {
         lazily=one_file({"tensorflow_model_optimization"}, "quantize/prune.py", "quantize/qat.py"),
     ),
     "devices": Rule(
-        at_import={f"toolkit.{name}" for name in ("bundle", "manifest", "signature", "config", "errors")} | SSH,
+        at_import={f"toolkit.{name}" for name in "bundle manifest signature profile config errors".split()} | SSH,
         never={"tensorflow", "tf_keras", "keras", "models", "quantize"},
     ),
 }

@@ -15,7 +15,7 @@ from tone_words import RECIPE, make_tone_words
 from models.distill import Teachers
 from models.layers import tf
 from models.recipe import load_recipe
-from models.train import at_peak, false_accept, make_model, mean_scores, save_weights, train
+from models.train import at_peak, make_model, mean_scores, save_weights, train
 from toolkit.errors import ConfigError
 
 CANDIDATES = 6
@@ -76,7 +76,7 @@ def test_a_slower_student_hears_the_teachers_at_its_own_times(taught, tmp_path):
 
 def test_a_student_trains(taught, tmp_path):
     _, recipe = taught
-    settings = dataclasses.replace(recipe.train, epochs=2, false_accept_weight=0.5)
+    settings = dataclasses.replace(recipe.train, epochs=2)
     lines = []
     data = make_tone_words(tmp_path / "data")
     last = train(dataclasses.replace(recipe, train=settings), data, tmp_path / "run", tmp_path / "epochs", lines.append)
@@ -88,17 +88,6 @@ def test_the_peak_of_a_keyword_is_its_own_and_of_the_others_any_keywords():
     windows = tf.constant([[[9.0, 0, 0], [0, 0, 9], [0, 3, 0]]] * 2)
     targets = tf.constant([[0.05, 0.9, 0.05], [0.05, 0.05, 0.9]])
     assert at_peak(windows, targets, is_keyword).numpy().tolist() == [[0, 3, 0], [9, 0, 0]]
-
-
-def test_false_accept_is_the_log_odds_of_the_likeliest_moment():
-    is_keyword = tf.constant([True, True, False, False])
-    rng = np.random.default_rng(2)
-    windows = rng.normal(0, 3, (3, 7, 4)).astype(np.float32)
-    targets = np.eye(4, dtype=np.float32)[[0, 2, 3]] * 0.9 + 0.025
-    got = false_accept(tf.constant(windows), tf.constant(targets), is_keyword).numpy()
-    p = np.exp(windows) / np.exp(windows).sum(axis=2, keepdims=True)
-    worst = (-np.log(1 - p[:, :, :2].sum(axis=2))).max(axis=1)
-    assert got[0] == 0 and np.allclose(got[1:], worst[1:], rtol=1e-4)
 
 
 def test_mean_scores_are_of_whole_windows():

@@ -1,10 +1,10 @@
 """A released bundle gives the same integers on Arm as here: `python tests/arm/check_runtime.py` (`make check-arm`).
 
-The whole Python runtime (C front end, int8 net in tflite-runtime and in the C core, detector) runs under qemu-user for aarch64 (what pip
-installs on a 64-bit Raspberry Pi OS) and armv7 (Debian's numpy, for which there is no wheel), and on this machine with
-the Python that runs this file (.venv/bin/python after `make setup`). The self-test, the detections of the sample scene
-and the hashes of all its features, codes and scores (of every released bundle, in both runtimes) must be equal: one JSON line per check, exit 1 with a sentence if
-one is not.
+The whole Python runtime (C front end, int8 net in tflite-runtime and in the C core, detector) runs under qemu-user for
+aarch64 (what pip installs on a 64-bit Raspberry Pi OS) and armv7 (Debian's numpy, for which there is no wheel), and on
+this machine with the Python that runs this file (.venv/bin/python after `make setup`). The self-test, the detections of
+the sample scene and the hashes of all its features, codes and scores (of every released bundle, in both runtimes) must
+be equal: one JSON line per check, exit 1 with a sentence if one is not.
 
 The Arm environments are unpacked, never installed: nothing is executed while they are made, so neither root nor
 binfmt_misc is needed. They are made once, in --cache (default build/arm; 235 MB for both), and need the network only
