@@ -8,6 +8,8 @@ DEVICE := .venv
 TFLM := .venv-tflm
 HOST := .venv-host
 LITERT := .venv-litert
+# These hold TensorFlow in the process, in which tflite-runtime then loads no model (tests/conftest.py).
+TENSORFLOW_TESTS := architectures channels distill distribute layers prune train
 # The newest Python beside tflite-runtime's last one; used for the second runtime and numpy 2.
 PYTHON_LITERT ?= $(PYTHON)
 
@@ -23,7 +25,7 @@ demo: setup ## stream the shipped sample scene through the shipped keyword bundl
 
 check: setup $(HOST)/ready $(LITERT)/ready $(TFLM)/ready ## every test, under both runtimes and both numpy generations (STRICT=1: no skips)
 	$(HOST)/bin/python -m pytest -q
-	$(HOST)/bin/python -m pytest -q tests/test_architectures.py tests/test_distill.py tests/test_distribute.py tests/test_layers.py tests/test_train.py
+	$(HOST)/bin/python -m pytest -q $(patsubst %,tests/test_%.py,$(TENSORFLOW_TESTS))
 	$(LITERT)/bin/python -m pytest -q
 
 core: $(CORE) ## compile the C core

@@ -12,10 +12,14 @@ bands as channels, as they come in; `bands` turns them into an axis to slide ove
 
 An LSTM has a third face: Net(step=True, fused=True) leaves its state inside the op, which is what is converted (one
 UNIDIRECTIONAL_SEQUENCE_LSTM, set to zero by reset_all_variables); with fused=False its state enters and leaves too.
+
+How many filters a convolution has and how many units an LSTM, the architecture says, or a recipe's model.channels for
+it: that is what is left of them after pruning (quantize/channels.py). The step form has as many as its whole form.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +28,8 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import tensorflow as tf
 import tf_keras as keras
+
+from toolkit.errors import ConfigError
 
 LARGEST_CELL = 10.0  # of an LSTM; cell_clip of the fused op, which tf-keras does not know
 
@@ -46,16 +52,29 @@ class Cell(keras.layers.LSTMCell):
         return y, [hidden, tf.clip_by_value(cell, -LARGEST_CELL, LARGEST_CELL)]
 
 
+class Average(keras.layers.Lambda):
+    """The mean over the bands, of each channel by itself."""
+
+
 class Net:
     """Makes the layers of one architecture, by name, as whole or as step.
 
+    channels: {layer: filters or units} of convolutions and LSTMs that are to have others than the architecture says.
     Kernels and strides are frames, or (frames, bands). Over the bands a convolution is "same" as TensorFlow has it,
     or, with same=False, valid: a kernel as wide as the axis leaves one band.
     """
 
-    def __init__(self, step: bool, layers: dict[str, keras.layers.Layer] | None = None, fused: bool = False):
+    def __init__(
+        self,
+        step: bool,
+        layers: dict[str, keras.layers.Layer] | None = None,
+        fused: bool = False,
+        channels: dict[str, int] | None = None,
+    ):
         self.step, self.fused = step, fused
         self.layers = {} if layers is None else layers  # shared between the whole and the step form
+        self.channels = channels or {}
+        self.sized: list[str] = []  # layers that choose how many channels leave them
         self.states: list[State] = []
 
     def layer(self, name: str, make: Callable[..., keras.layers.Layer], *args, **kwargs) -> keras.layers.Layer:
@@ -63,6 +82,10 @@ class Net:
         if name not in self.layers:
             self.layers[name] = make(*args, name=name, **kwargs)
         return self.layers[name]
+
+    def _size(self, name: str, channels: int) -> int:
+        self.sized.append(name)
+        return self.channels.get(name, channels)
 
     def bands(self, x):
         """x [B, T, 1, C] -> [B, T, C, 1]: the features of a frame, side by side."""
@@ -86,7 +109,7 @@ class Net:
 
     def conv(self, x, filters: int, kernel, name: str, stride=1, bias: bool = False, same: bool = True):
         """Causal convolution over time. A stride of s turns s frames into one; feed steps of a multiple of s."""
-        kernel, stride = _pair(kernel), _pair(stride)
+        kernel, stride, filters = _pair(kernel), _pair(stride), self._size(name, filters)
         z = self.past(x, kernel[0] - stride[0], name, _edges(x, kernel, stride, same))
         return self.layer(name, keras.layers.Conv2D, filters, kernel, stride, "valid", use_bias=bias)(z)
 
@@ -99,8 +122,9 @@ class Net:
     def lstm(self, x, units: int, name: str):
         """x [B, T, 1, C] -> [B, T, 1, units]."""
         sequence = keras.layers.Reshape((-1, x.shape[3]), name=f"{name}_sequence")(x)
-        cell = Cell(units, name="cell")
+        cell = Cell(self._size(name, units), name="cell")
         layer = self.layer(name, keras.layers.RNN, cell, return_sequences=True, return_state=True)
+        units = layer.cell.units
         if self.fused:
             fused = keras.layers.LSTM(units, return_sequences=True, name=f"{name}_fused")
             fused.cell = layer.cell
@@ -124,7 +148,7 @@ class Net:
             kernel = tf.fill((1, x.shape[2], x.shape[3], 1), 1 / x.shape[2])
             return tf.nn.depthwise_conv2d(x, kernel, (1, 1, 1, 1), "VALID")
 
-        return keras.layers.Lambda(mean, name=name)(x)
+        return Average(mean, name=name)(x)
 
     def norm(self, x, name: str):
         """Batch normalization; folds into the convolution before it."""
@@ -135,6 +159,10 @@ class Net:
         return self.layer(name, keras.layers.ReLU, limit)(x)
 
     def add(self, x, y, name: str):
+        if x.shape[3] != y.shape[3]:
+            raise ConfigError(
+                f"{name} adds {x.shape[3]} channels to {y.shape[3]}: model.channels must leave as many to both."
+            )
         return self.layer(name, keras.layers.Add)([x, y])
 
     def dropout(self, x, rate: float, name: str):
@@ -153,14 +181,28 @@ def _edges(x, kernel: tuple[int, int], stride: tuple[int, int], same: bool) -> t
     return total // 2, total - total // 2
 
 
-def build_whole(build, n_features: int, n_labels: int, parameters: dict) -> tuple[keras.Model, Net]:
-    """frames float [B, T, n_features] -> scores float [B, T/stride, n_labels] (logits), and its Net."""
-    net = Net(step=False)
+def build_whole(
+    build, n_features: int, n_labels: int, parameters: dict, channels: dict[str, int] | None = None
+) -> tuple[keras.Model, Net]:
+    """frames float [B, T, n_features] -> scores float [B, T/stride, n_labels] (logits), and its Net. Raises ConfigError
+    for channels of layers that there are not, or that fit no layer after them."""
+    net = Net(step=False, channels=channels)
     frames = keras.Input((None, n_features), name="frames")
     x = keras.layers.Lambda(lambda x: tf.expand_dims(x, 2), name="channels")(frames)
     scores = build(net, x, n_labels, **parameters)
+    _check_channels(net, scores, n_labels)
     scores = keras.layers.Lambda(lambda x: x[:, :, 0], name="scores")(scores)
     return keras.Model(frames, scores, name="whole"), net
+
+
+def _check_channels(net: Net, scores, n_labels: int) -> None:
+    for name in net.channels:
+        if name not in net.sized:
+            near = difflib.get_close_matches(name, net.sized, 1)
+            hint = f"did you mean {near[0]}?" if near else f"expected some of {', '.join(net.sized)}"
+            raise ConfigError(f"model.channels names {name!r}, which is no convolution or LSTM of the network; {hint}")
+    if net.channels and scores.shape[3] != n_labels:
+        raise ConfigError(f"model.channels gives {scores.shape[3]} scores to {n_labels} labels: leave their layer out.")
 
 
 def build_step(

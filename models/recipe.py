@@ -179,6 +179,13 @@ class TrainSettings:
     unknown_weight: float = setting(
         1.0, low=0.01, high=100, doc="weight of an unknown example in the loss: many of them teach, but do not outvote"
     )
+    unknown_prior: float = setting(
+        0.0,
+        unit="nat",
+        low=-10,
+        high=10,
+        doc="by which unknown is likelier in training than in use; the scores are without it (Menon et al. 2021)",
+    )
     label_smoothing: float = setting(0.05, low=0, high=0.5, doc="share of the target spread over all labels")
     ema_decay: float = setting(
         0.999, low=0, high=0.99999, doc="running average of the weights per step; 0 leaves it out"

@@ -3,10 +3,10 @@
     data -> augmented epochs (int8 codes) -> whole model -> mean logits over the decision window -> loss -> weights
                                  (with teachers: their posteriors of the same windows -> loss)
 
-On one device or on many, by train.strategy (models/strategy.py).
+On one device or on many, by train.strategy (models/strategy.py). Fine-tuning is the same with train.start.
 
 Written to the run folder: recipe.yaml (resolved), checkpoints (resume with the same command), weights.npz (running
-average, best on tune), history.jsonl, TensorBoard events, curves.png.
+average, the last that is about as good on tune as the best), history.jsonl, TensorBoard events, curves.png.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import importlib.util
 import json
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -34,6 +36,19 @@ from toolkit.errors import ConfigError
 from toolkit.kws import NOT_KEYWORDS
 
 RESET_SHARE = 0.5  # of the batches: the state is reset at the clip, as in classify; the others have heard the context
+
+
+class Adaptation(Protocol):
+    """What changes the weights of a training beside its optimizer, as pruning does (quantize/prune.py)."""
+
+    def after_step(self, step: int) -> None:
+        """After each step, of which there have been `step` since the training began: on every worker."""
+
+    def of_average(self, values: list[np.ndarray]) -> list[np.ndarray]:
+        """The running average of all weights, in the order of model.weights, as it is to be measured and saved."""
+
+    def is_done(self, step: int) -> bool:
+        """Whether the weights are after so many steps what they are to become: before that none are kept as best."""
 
 
 def load_architecture(name: str):
@@ -60,7 +75,9 @@ def make_model(recipe: Recipe):
     module = load_architecture(recipe.model.architecture)
     width = recipe.features.width
     try:
-        model, net = build_whole(module.build, width, len(recipe.labels), recipe.model.parameters)
+        model, net = build_whole(
+            module.build, width, len(recipe.labels), recipe.model.parameters, recipe.model.channels
+        )
     except TypeError as error:
         raise ConfigError(f"model.parameters does not fit {recipe.model.architecture}: {error}.") from None
     return model, net, module
@@ -102,9 +119,21 @@ def scores_of(model: keras.Model, codes: np.ndarray, batch: int = 256) -> np.nda
 
 
 @telling_lost_workers()
-def train(recipe: Recipe, data: Path, run: Path, cache: Path | None = None, log=print) -> dict:
-    """Trains to the end (or resumes) and returns the last line of the history. Raises ConfigError, DataError."""
+def train(
+    recipe: Recipe,
+    data: Path,
+    run: Path,
+    cache: Path | None = None,
+    log=print,
+    adapt: Callable[[keras.Model, int], Adaptation] | None = None,
+) -> dict:
+    """Trains to the end (or resumes) and returns the last line of the history. adapt(model, steps_per_epoch) is asked
+    for an Adaptation before the first step. Raises ConfigError, DataError."""
     settings, features = recipe.train, recipe.features
+    if recipe.prune.sparsity and not adapt:
+        raise ConfigError(
+            f"prune.sparsity is {recipe.prune.sparsity}: this recipe is trained by python -m quantize.prune train."
+        )
     if settings.strategy == "multi_worker":
         log("waiting for all workers of TF_CONFIG")
     crew = make_crew(settings)
@@ -127,6 +156,10 @@ def train(recipe: Recipe, data: Path, run: Path, cache: Path | None = None, log=
 
     with crew.strategy.scope():
         model, _, module = make_model(recipe)
+        if settings.start and not latest:
+            load_weights(Path(settings.start), model)
+            crew.agree(weights_to_start_with=Path(settings.start).read_bytes())
+            log(f"starting from {settings.start}")
         optimizer = make_optimizer(recipe, model, steps_per_epoch)
         on_read = {"synchronization": tf.VariableSynchronization.ON_READ, "aggregation": tf.VariableAggregation.MEAN}
         average = [tf.Variable(v, trainable=False, **on_read) for v in model.weights]  # each replica keeps its own
@@ -136,6 +169,7 @@ def train(recipe: Recipe, data: Path, run: Path, cache: Path | None = None, log=
     unknown = recipe.labels.index(UNKNOWN)
     teachers = Teachers(recipe, module.STRIDE, candidates, epochs.folder) if recipe.distill.recipe else None
     share, temperature = (recipe.distill.share, recipe.distill.temperature) if teachers else (0.0, 1.0)
+    prior = settings.unknown_prior * tf.one_hot(unknown, len(recipe.labels))
     is_keyword = tf.constant([label not in NOT_KEYWORDS for label in recipe.labels])
     context = canvas_of(recipe).context // features.hop_length // module.STRIDE * module.STRIDE
     done = tf.Variable(0, trainable=False, dtype=tf.int64)
@@ -144,6 +178,7 @@ def train(recipe: Recipe, data: Path, run: Path, cache: Path | None = None, log=
     manager = tf.train.CheckpointManager(checkpoint, run / "checkpoints", max_to_keep=1)
     if checkpoint.restore(latest) and latest:
         log(f"resuming after epoch {int(done)} from {latest}")
+    adaptation = adapt(model, steps_per_epoch) if adapt else None
     tf.random.set_seed(settings.seed + crew.worker)  # dropout
     events = tf.summary.create_file_writer(str(run / "events"))
 
@@ -151,16 +186,14 @@ def train(recipe: Recipe, data: Path, run: Path, cache: Path | None = None, log=
         """Of one replica: codes float [B, T, width], targets float [B, labels], weights float [B] that sum to one over
         all replicas, taught float [B, K, labels]."""
         with tf.GradientTape() as tape:
-            heard = mean_scores(model(codes, training=True), window)
-            windows = heard[:, -candidates:]
-            last = tf.nn.softmax_cross_entropy_with_logits(targets, windows[:, -1])
-            peak = tf.nn.softmax_cross_entropy_with_logits(targets, at_peak(windows, targets, is_keyword))
+            windows = mean_scores(model(codes, training=True), window)[:, -candidates:]
+            expected = windows + prior
+            last = tf.nn.softmax_cross_entropy_with_logits(targets, expected[:, -1])
+            peak = tf.nn.softmax_cross_entropy_with_logits(targets, at_peak(expected, targets, is_keyword))
             loss = (1 - share) * (last + peak) / 2
             if share:
                 like = tf.nn.softmax_cross_entropy_with_logits(taught, windows / temperature)
                 loss += share * temperature**2 * tf.reduce_mean(like, axis=1)
-            if settings.false_accept_weight:
-                loss += settings.false_accept_weight * false_accept(heard, targets, is_keyword)
             loss = tf.reduce_sum(weights * loss)
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.apply_gradients(zip(gradients, model.trainable_variables))
@@ -196,14 +229,19 @@ def train(recipe: Recipe, data: Path, run: Path, cache: Path | None = None, log=
                 x = x[:, context:]
             shares = crew.shares(x, y, weights / weights.sum(), taught[batch].astype(np.float32))
             losses.append(step(*shares))
+            if adaptation:
+                adaptation.after_step(epoch * steps_per_epoch + i + 1)
         done.assign(epoch + 1)
 
-        averaged.set_weights([v.numpy() for v in average])
+        mean = [v.numpy() for v in average]
+        averaged.set_weights(adaptation.of_average(mean) if adaptation else mean)
         predicted = predictions(scores_of(averaged, tune_codes), recipe, module.STRIDE)
         accuracy = float(np.mean(predicted == tune_labels))
-        if accuracy >= float(best):
-            best.assign(accuracy)
-            save_weights(run / "weights.npz", model, averaged.get_weights())
+        is_done = not adaptation or adaptation.is_done((epoch + 1) * steps_per_epoch)
+        if is_done:
+            best.assign(max(float(best), accuracy))
+            if accuracy >= float(best) - standard_error(float(best), len(tune_labels)):
+                save_weights(run / "weights.npz", model, averaged.get_weights())
 
         left = (time.monotonic() - started) / (epoch + 1 - first) * (settings.epochs - epoch - 1)
         line = {
@@ -228,6 +266,12 @@ def train(recipe: Recipe, data: Path, run: Path, cache: Path | None = None, log=
     return line
 
 
+def standard_error(accuracy: float, n: int) -> float:
+    """Of an accuracy over n clips. The latest epoch within one of the best is kept (the rule of Breiman et al. 1984):
+    a single best one is mostly luck, and an early one of an unfinished schedule."""
+    return (accuracy * (1 - accuracy) / n) ** 0.5
+
+
 def mean_scores(scores, window: int):
     """Scores [B, T, n] -> their means over each window of ``window`` scores, [B, T - window + 1, n]."""
     return tf.nn.avg_pool1d(scores, window, 1, "VALID")
@@ -243,14 +287,6 @@ def at_peak(windows, targets, is_keyword):
     targets_keyword = tf.reduce_any((target > 0) & is_keyword, axis=1)
     best = tf.argmax(tf.where(targets_keyword[:, None], of_target, of_keywords), axis=1)
     return tf.gather(windows, best, axis=1, batch_dims=1)
-
-
-def false_accept(windows, targets, is_keyword):
-    """-log(1 - p) of the likeliest moment of a keyword, [B]; 0 where the target is one. Mean logits [B, K, n] of all
-    windows of the canvas, which an example without a keyword has none in; targets [B, n]."""
-    quiet = tf.reduce_logsumexp(tf.where(is_keyword, windows.dtype.min, windows), axis=2)
-    worst = tf.reduce_max(tf.reduce_logsumexp(windows, axis=2) - quiet, axis=1)
-    return tf.where(tf.gather(is_keyword, tf.argmax(targets, axis=1)), 0.0, worst)
 
 
 def make_optimizer(recipe: Recipe, model: keras.Model, steps_per_epoch: int):

@@ -48,7 +48,7 @@ def make_card(recipe: Recipe, about: str, known: dict, licences: list[dict]) -> 
 def _accuracy_rows(details: dict, chosen: dict, mean: dict) -> list[list[str]]:
     seeds = ", ".join(map(str, mean["seeds"]))
     rows = [
-        [f"int8 step, this model (seed {chosen['seeds'][0]}, the best on `tune`)", _interval(chosen)],
+        [f"int8 step, this model (seed {chosen['seeds'][0]}, the best on the streams of `tune`)", _interval(chosen)],
         [f"int8 step, mean of the seeds {seeds}", _interval(mean)],
         [f"float, mean of the seeds {seeds}", _interval(details["mean_float"])],
         ["int8 step, mean, without the silence clips", _interval(details["mean_without_silence"])],

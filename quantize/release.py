@@ -2,8 +2,8 @@
 
 From trainings of several seeds to the released bundle:
 
-    runs -> int8, measured on tune and report -> the best on tune
-         -> its threshold, from the detection-error trade-off on the streams of tune
+    runs -> int8, measured on tune and report
+         -> the best on the streams of tune, and its threshold, from their detection-error trade-off
          -> what is published, on report: accuracy, loss by int8, conditions, streams, cost
 
 Writes models/zoo/NAME (weights.npz, accuracy.json, baseline.json, card.md, det.png) and toolkit/bundles/NAME.eab; `make
@@ -30,7 +30,7 @@ from .baseline import write_baseline
 from .calibrate import representative_codes
 from .card import make_card
 from .facts import facts_of_release
-from .figures import check_release, measure_cost, measure_runs, measure_streams, publish
+from .figures import check_release, choose_on_streams, measure_cost, measure_runs, measure_streams, publish
 from .pack import Packer
 
 
@@ -43,13 +43,17 @@ def release(recipe, data: Path, runs: list[Path], negatives: dict[str, list[Path
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder) / f"{recipe.name}.eab"
         tried = measure_runs(recipe, dataset, runs, calibration, lambda c, w: packer.pack(scratch, c, w))
-        best = max(tried, key=lambda t: t.correct["tune"]["int8"].mean())
-        weights = best.run / "weights.npz"
-        say(f"seed {best.seed} is the best on tune; its streams")
-        bundle = packer.pack(scratch, best.converted, weights)
-        decision, streams = measure_streams(recipe, bundle, dataset, negatives, Path(folder) / "det.png")
+        bundles = [packer.pack(scratch, t.converted, t.run / "weights.npz") for t in tried]
+        number, decision, on_tune = choose_on_streams(recipe, bundles, dataset, negatives["tune"])
+        best, weights = tried[number], tried[number].run / "weights.npz"
+        say(f"seed {best.seed} misses fewest on the streams of tune; what is published of it")
         bundle = packer.pack(scratch, best.converted, weights, decision)
-        say("conditions, cost")
+        streams = {"target_fa_per_hour": recipe.budget.false_accepts_per_hour, "tune": on_tune}
+        png = Path(folder) / "det.png"
+        streams |= measure_streams(recipe, bundle, dataset, negatives["report"], decision, png)
+        streams["negatives"] = {
+            split: ["/".join(folder.parts[-2:]) for folder in folders] for split, folders in negatives.items()
+        }
         figures, details = publish(recipe, dataset, tried, best, bundle)
         details |= {"streams": streams, **measure_cost(bundle, best.converted, calibration)}
         known = {

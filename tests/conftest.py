@@ -42,12 +42,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 # Tests of the host's folders; where TensorFlow is not installed (a device, .venv-litert) they do not belong to the run.
-HOST_TESTS = [f"test_{name}.py" for name in """action architectures arena augment compare conditions data det distill
-              distribute facts fetch layer_error layers micro mine op_versions oracle plan quantize recipe samples slim
-              sound_groups speak streams train""".split()]
+HOST_TESTS = [f"test_{name}.py" for name in """action architectures arena augment channels compare conditions data det
+              distill distribute facts fetch layer_error layers micro mine op_versions oracle plan prune quantize recipe
+              samples slim sound_groups speak streams train""".split()]
 collect_ignore = [] if importlib.util.find_spec("tensorflow") else HOST_TESTS
 # These hold TensorFlow in the process, in which tflite-runtime then loads no model: `make check` runs them apart.
-TENSORFLOW_TESTS = ("test_architectures.py", "test_distill.py", "test_distribute.py", "test_layers.py", "test_train.py")
+TENSORFLOW_TESTS = tuple(f"test_{name}.py" for name in """architectures channels distill distribute layers prune
+                         train""".split())
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
