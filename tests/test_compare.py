@@ -37,7 +37,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def recipe():
     recipe = load_recipe(RECIPE)
-    alone = dataclasses.replace(recipe.data, negatives=(), noise=(), extra=())
+    alone = dataclasses.replace(recipe.data, negatives=(), hard_negatives=(), noise=(), extra=())
     return dataclasses.replace(recipe, data=alone)
 
 

@@ -183,7 +183,9 @@ def test_the_numpy_front_end_gives_the_same(detections):
 def test_the_threshold_of_the_pipeline(detections):
     assert Pipeline([released()], threshold=1.0).process(scene()) == []
     low = Pipeline([released()], threshold=0.0).process(scene())
-    assert {d.label for d in low}.isdisjoint({"unknown", "silence"}) and len(low) > len(detections)
+    assert {d.label for d in low}.isdisjoint({"unknown", "silence"}) and len(low) >= len(detections)
+    high = Pipeline([released()], threshold=0.99).process(scene())
+    assert len(high) < len(detections) and {d.label for d in high} <= {d.label for d in detections}
 
 
 def test_a_detection_as_json():
