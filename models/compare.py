@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -166,7 +167,7 @@ def _describe(group: list[Entry]) -> dict:
     settings = first.recipe.model
     words = [settings.architecture, *(f"{k}={v}" for k, v in settings.parameters.items())] if first.weights else []
     models = [bundle.manifest.model for bundle in bundles]
-    arenas = [model.arena_bytes for model in models]
+    arenas = [_arena_bytes(entry) for entry in group if entry.bundle]
     return {
         "model": first.recipe.name if first.weights else f"{bundles[0].manifest.name} {bundles[0].manifest.version}",
         "architecture": " ".join(words) or None,
@@ -177,6 +178,15 @@ def _describe(group: list[Entry]) -> dict:
         "macs_per_second": max((model.macs_per_second for model in models), default=None),
         **dict.fromkeys(("block_us", "relative_cost", "split", "clips", "float", "int8", "loss")),
     }
+
+
+def _arena_bytes(entry: Entry) -> int | None:
+    """Of TFLite Micro, as the bundle's manifest says, or the report that `quantize` wrote beside it."""
+    report = entry.weights and entry.weights.with_name("report.json")
+    if entry.bundle.manifest.model.arena_bytes or not (report and report.exists()):
+        return entry.bundle.manifest.model.arena_bytes
+    found = json.loads(report.read_text())
+    return found["arena"]["arena_bytes"] if found["bundle_sha256"] == entry.bundle.sha256 else None
 
 
 def _accuracy(group: list[Entry], data: Path, split: str, child: ProcessPoolExecutor) -> dict:

@@ -133,16 +133,19 @@ def _accuracy(report: dict) -> str:
         measured = report[name]
         if not measured:
             continue
-        for form in ("float", "int8"):
+        for form in ("float", "int8") if "float" in measured else ("int8",):  # no float: quantize/own.py
             r = measured[form]
             rows.append((f"{name}, {form}", {"value": r["accuracy"], "low": r["low"], "high": r["high"]}))
+        if "float" not in measured:
+            continue
         loss = {key: 100 * value for key, value in measured["loss"].items()}
         losses.append(
             f"on {name} int8 loses {loss['value']:.2f} points ({loss['low']:.2f} to {loss['high']:.2f}) of float's "
             f"accuracy on the same {measured['int8']['clips']} clips"
         )
     said = "; ".join(losses)
-    return intervals(rows, "accuracy with 95 % intervals") + f"<p>{said[:1].upper()}{said[1:]} (paired bootstrap).</p>"
+    said = f"<p>{said[:1].upper()}{said[1:]} (paired bootstrap).</p>" if losses else ""
+    return intervals(rows, "accuracy with 95 % intervals") + said
 
 
 def _confusion(report: dict, name: str) -> str:

@@ -76,8 +76,8 @@ def _accuracy_rows(report: dict) -> list[list[str]]:
     rows = []
     for name in ("embedded", "report"):
         if report[name]:
-            f, q, loss = (report[name][key] for key in ("float", "int8", "loss"))
-            forms = [f"{r['accuracy']:.2%} ({r['low']:.2%} to {r['high']:.2%})" for r in (f, q)]
-            loss = f"{100 * loss['value']:.2f} points ({100 * loss['low']:.2f} to {100 * loss['high']:.2f})"
-            rows.append([name, str(q["clips"]), *forms, loss])
+            f, q, loss = (report[name].get(key) for key in ("float", "int8", "loss"))  # no float: quantize/own.py
+            forms = [f"{r['accuracy']:.2%} ({r['low']:.2%} to {r['high']:.2%})" if r else "-" for r in (f, q)]
+            said = loss and f"{100 * loss['value']:.2f} points ({100 * loss['low']:.2f} to {100 * loss['high']:.2f})"
+            rows.append([name, str(q["clips"]), *forms, said or "-"])
     return rows

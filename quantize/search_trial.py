@@ -1,0 +1,157 @@
+"""One trial of a search: a recipe trained, converted and measured, once and for all, in a folder of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import sys
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from models.recipe import Recipe
+from toolkit.config import dump_config
+from toolkit.errors import VerificationError
+from toolkit.flatbuffer import read_model
+from toolkit.profile import DeviceProfile
+
+from .gate import FAIL, Fact, Line, gate
+
+AT_LEAST_WEIGHTS = ("model_bytes", "firmware_bytes", "bundle_bytes", "memory_bytes", "compressed_bytes")
+
+
+def name_of(recipe: Recipe, data_set: str) -> str:
+    """Of a trial: the hash of all that decides its result."""
+    digest = hashlib.sha256(f"{data_set}\n{dump_config(recipe)}".encode())
+    for path in filter(None, (recipe.train.start, recipe.distill.recipe, *recipe.distill.weights)):
+        digest.update(Path(path).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def limits(recipe: Recipe, profile: DeviceProfile, facts: dict) -> list[Line]:
+    """The lines of the gate for the profile; facts: {metric: value}, those of result.json."""
+    known = {name: Fact(tuple(v) if isinstance(v, list) else v) for name, v in facts.items()}
+    return [line for line in gate(recipe, [profile], None, known) if line.source == f"profile {profile.name}"]
+
+
+def run_trial(recipe: Recipe, data: Path, out: Path, profile: DeviceProfile, name: str) -> dict:
+    """result.json of a trial, from its folder or made now: facts, and accuracy, low, high, clips on tune (None where
+    it was refused by the profile or, with the reason in `failed`, cannot be converted)."""
+    folder = out / "trials" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "result.json"
+    with locked(folder / "lock"):
+        if path.exists():
+            result = json.loads(path.read_text())
+            if result["is_trained"] or breaks(limits(recipe, profile, result["facts"])):
+                say(f"{name}: known")
+                return result
+        (folder / "recipe.yaml").write_text(dump_config(recipe))
+        result = _apart(_train, recipe, data, folder, out / "epochs", profile)
+        if result["is_trained"]:
+            try:
+                result |= _measure(recipe, data, folder)
+            except VerificationError as error:
+                result["failed"] = str(error)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(result, indent=1) + "\n")
+        part.replace(path)
+    return result
+
+
+def breaks(lines: list[Line]) -> list[Line]:
+    """The lines that something measured is over."""
+    return [line for line in lines if line.verdict == FAIL]
+
+
+def _train(recipe: Recipe, data: Path, folder: Path, cache: Path, profile: DeviceProfile) -> dict:
+    """In a process of its own, with TensorFlow: what the architecture costs, and weights.npz if the profile lets it."""
+    from models.train import make_model, train
+
+    from .channels import ChannelGraph
+    from .prune import masks
+
+    model, _, _ = make_model(recipe)
+    graph = ChannelGraph(model, recipe.features.sample_rate_hz / recipe.features.hop_length)
+    kernels = sum(int(np.prod(v.shape)) for v in model.weights if v.name.endswith("kernel:0"))
+    facts = {"macs_per_second": graph.macs_per_second(graph.everything)} | dict.fromkeys(AT_LEAST_WEIGHTS, kernels)
+    result = dict.fromkeys(("accuracy", "low", "high", "clips", "failed"))
+    result |= {"facts": facts, "is_trained": not breaks(limits(recipe, profile, facts))}
+    if result["is_trained"]:
+        with locked(folder / "train.lock"):  # its parent may be gone, and this still be at work when another begins
+            train(recipe, data, folder, cache, say, masks(recipe) if recipe.prune.sparsity else None)
+    return result
+
+
+def _measure(recipe: Recipe, data: Path, folder: Path) -> dict:
+    """What the int8 model of a trained trial costs, and its accuracy on tune."""
+    from models.data import load_dataset
+    from models.evaluate import evaluate_bundle
+    from models.waves import load_waves
+
+    from .calibrate import representative_codes
+    from .convert import convert
+    from .facts import arena_of
+    from .pack import Packer
+    from .verify import check_integer
+
+    codes = representative_codes(recipe, data, is_dataset=True)
+    converted = convert(recipe, folder / "weights.npz", codes)
+    check_integer(converted.model)
+    bundle = Packer.of(recipe, folder).pack(folder / "model.eab", converted, folder / "weights.npz")
+    dataset = load_dataset(data, recipe.data, recipe.features.sample_rate_hz)
+    clips = dataset.clips("tune")
+    waves = load_waves(clips, recipe.data.clip_s, recipe.features.sample_rate_hz)
+    result, model = evaluate_bundle(bundle, waves, dataset.classes(clips)).to_dict(), converted.model
+    tensors = [t for t in read_model(model).tensors if t.data is None]
+    of_tensors = sum(int(np.prod(t.shape)) * np.dtype(t.type).itemsize for t in tensors)
+    facts = {
+        "macs_per_second": converted.macs_per_second,
+        "model_bytes": len(model),
+        "compressed_bytes": len(zlib.compress(model, 9)),
+        "firmware_bytes": len(model) + len(bundle.members["tables"]),
+        "bundle_bytes": (folder / "model.eab").stat().st_size,
+        "memory_bytes": len(model) + of_tensors,
+        "arena_bytes": arena_of(model, codes[:2]).bytes,
+        "ops": list(bundle.manifest.model.ops),
+    }
+    return {key: result[key] for key in ("accuracy", "low", "high", "clips")} | {"facts": facts}
+
+
+@contextlib.contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Holds the lock of a file, among processes and machines that share its folder; False: another holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True  # closing the file frees it, and so does the death of the process
+
+
+def _apart(work, *arguments):
+    """As quantize/convert.py asks TensorFlow, without a limit of time: a training takes what it takes."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        future = pool.submit(work, *arguments)
+        try:
+            return future.result()
+        except BrokenProcessPool:
+            raise VerificationError("the training of a trial was killed; the same command resumes it.") from None
+        except KeyboardInterrupt:
+            for process in pool._processes.values():
+                process.kill()
+            raise
+
+
+def say(text: str) -> None:
+    """Progress, for people."""
+    print(f"search: {text}", file=sys.stderr, flush=True)
