@@ -3,7 +3,7 @@
     recordings without keywords, of training -> scores (models/streams.py) -> reports at a low threshold -> pieces
 
 A piece is what the stream heard until the report, and a little after. Pieces go to `data.hard_negatives` of a recipe.
-Sung and Poggio 1998 ("bootstrapping"); used so for wake words since Sainath and Parada 2015.
+Sung and Poggio 1998 call it bootstrapping.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from models.streams import Scorer, check_transcripts
 from models.waves import read_wave
 from toolkit.audio import list_audio
 from toolkit.bundle import Bundle
-from toolkit.errors import DataError
+from toolkit.errors import DataError, UsageError
 from toolkit.kws import NOT_KEYWORDS
 
 BEFORE_S, AFTER_S = 1.9, 0.3  # of a report; what the piece holds
@@ -31,6 +31,8 @@ def mine(
 ) -> dict[str, int]:
     """Writes each place where a keyword reaches the threshold for one score as OUT/NUMBER_LABEL.flac, 2.2 s, at the
     bundle's rate. Returns the pieces per label. Raises DataError, AudioFileError."""
+    if not 0 < threshold < 1:
+        raise UsageError(f"the threshold {threshold} is no posterior: expected one between 0 and 1")
     if out.exists() and any(out.iterdir()):
         raise DataError(f"{out} holds files; name a new folder")
     check_transcripts(folders, [label for label in bundle.manifest.labels if label not in NOT_KEYWORDS])

@@ -8,11 +8,10 @@ Exit 1 if anything is not as it must be; nothing is written over the previous re
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-from toolkit.errors import BudgetError, EdgeAudioError
+from toolkit.errors import EdgeAudioError
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "models" / "samples"
@@ -54,11 +53,10 @@ def quantize(arguments) -> int:
     from .baseline import read_baseline
     from .calibrate import representative_codes
     from .convert import convert
-    from .gate import allowed, shown
     from .layer_error import layer_errors
     from .micro import run_micro
     from .op_versions import check_op_versions
-    from .report import judge, measure, write_report
+    from .report import conclude, judge, measure, write_report
     from .verify import check_integer, lsb_histogram, run_everywhere
 
     recipe = load_recipe(arguments.recipe)
@@ -88,13 +86,7 @@ def quantize(arguments) -> int:
     report["layers"] = [layer.to_dict() for layer in layers]
     lines = judge(recipe, profiles, baseline, report, facts, out)
     write_report(out, recipe, model, report, facts)
-    for line in lines:
-        measured, limit = shown(line.name, line.measured), allowed(line.name, line.limit)
-        say(f"{line.verdict:12} {line.title}: {measured} ({limit}, {line.source})")
-    if report["sentence"]:
-        raise BudgetError(report["sentence"])
-    keys = ("bundle", "bundle_sha256", "model_bytes", "macs_per_second", "embedded", "report")
-    print(json.dumps({key: report[key] for key in keys}))
+    conclude(report, lines, say, ("bundle", "bundle_sha256", "model_bytes", "macs_per_second", "embedded", "report"))
     return 0
 
 

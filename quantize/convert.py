@@ -38,27 +38,30 @@ class Converted:
 def convert(recipe: Recipe, weights: Path, codes: np.ndarray) -> Converted:
     """The recipe's step model, calibrated on int8 codes [n, T, width]. Raises VerificationError if the converter dies
     or hangs, or if the float step is not the float whole."""
-    return _in_child(_convert, recipe, weights, codes)
+    return in_child(_convert, recipe, weights, codes)
 
 
 def float_scores(recipe: Recipe, weights: Path, codes: np.ndarray) -> np.ndarray:
     """Logits float [n, T/stride, labels] of the float whole model on int8 codes [n, T, width]."""
-    return _in_child(_float_scores, recipe, weights, codes)
+    return in_child(_float_scores, recipe, weights, codes)
 
 
-def _in_child(work, *arguments):
-    """TensorFlow lives in child processes only: some models crash the converter, and tflite-runtime refuses to load a
-    model in a process that holds TensorFlow."""
+def in_child(work, *arguments, doing: str = "the converter", limit_s: float | None = TIME_LIMIT_S):
+    """work(*arguments) in a process of its own. TensorFlow lives in child processes only: some models crash the
+    converter, and tflite-runtime refuses to load a model in a process that holds TensorFlow. doing: what is at work,
+    for the sentence of the VerificationError if it crashes, or does not finish in `limit_s`."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         future = pool.submit(work, *arguments)
         try:
-            return future.result(TIME_LIMIT_S)
-        except TimeoutError:
+            return future.result(limit_s)
+        except (TimeoutError, KeyboardInterrupt) as stop:
             for process in pool._processes.values():
                 process.kill()
-            raise VerificationError(f"the converter did not finish within {TIME_LIMIT_S} s.") from None
+            if isinstance(stop, KeyboardInterrupt):
+                raise
+            raise VerificationError(f"{doing} did not finish within {limit_s} s.") from None
         except BrokenProcessPool:
-            raise VerificationError("the converter crashed on this model; simplify the architecture.") from None
+            raise VerificationError(f"{doing} crashed on this model; simplify the architecture.") from None
 
 
 def _float_scores(recipe: Recipe, weights: Path, codes: np.ndarray) -> np.ndarray:
@@ -132,7 +135,9 @@ def macs_per_step(model: bytes) -> int:
     tree = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
     kinds, graph, macs = schema.BuiltinOperator, tree.subgraphs[0], 0
     for op in graph.operators:
-        kind, result = tree.operatorCodes[op.opcodeIndex].builtinCode, graph.tensors[op.outputs[0]].shape
+        code = tree.operatorCodes[op.opcodeIndex]
+        kind = max(code.builtinCode, code.deprecatedBuiltinCode)  # old converters fill the latter alone
+        result = graph.tensors[op.outputs[0]].shape
         if kind in (kinds.CONV_2D, kinds.DEPTHWISE_CONV_2D, kinds.FULLY_CONNECTED):
             weights = op.inputs[1:2]
         elif kind == kinds.UNIDIRECTIONAL_SEQUENCE_LSTM:  # four gates for x, four for its own past; -1: one gate less

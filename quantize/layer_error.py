@@ -31,7 +31,7 @@ from models.recipe import Recipe
 from toolkit.errors import DataError, VerificationError
 from toolkit.interpreter import INPUT, _runtime
 
-from .convert import Converted, _in_child
+from .convert import Converted, in_child
 from .slim import pack_tree, tflite_schema
 
 MOVES = frozenset("RESHAPE PAD CONCATENATION SLICE STRIDED_SLICE TRANSPOSE".split())  # the same values elsewhere
@@ -63,7 +63,7 @@ class LayerError:
 def layer_errors(recipe: Recipe, weights: Path, converted: Converted, codes: np.ndarray) -> list[LayerError]:
     """Of the frames and of every activation that a layer computes, in signal order, on clips of int8 codes
     [n, T, width]. weights: those that `converted` was made of. Raises VerificationError if both graphs are not one."""
-    return compare_layers(_in_child(_float_model, recipe, weights), converted.model, codes)
+    return compare_layers(in_child(_float_model, recipe, weights), converted.model, codes)
 
 
 def worst(errors: list[LayerError], n: int = 3) -> list[LayerError]:

@@ -14,13 +14,8 @@ limit is kept; a `card.md` beside MODEL goes into it.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import sys
-import zlib
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +24,7 @@ from models.epochs import MODEL_SCALE, codes_of
 from models.evaluate import evaluate_bundle, load_folder
 from models.recipe import Recipe, load_recipe
 from toolkit.bundle import load_bundle
-from toolkit.errors import BudgetError, EdgeAudioError, UnsupportedError, VerificationError
+from toolkit.errors import EdgeAudioError, UnsupportedError, VerificationError
 from toolkit.flatbuffer import read_model
 from toolkit.interpreter import INPUT, OUT_SUFFIX, OUTPUT, STATE_SUFFIX, StepModel
 from toolkit.profile import load_profile
@@ -38,13 +33,13 @@ from toolkit.signature import read_private_key
 from .__main__ import DEVELOPMENT_KEY, ROOT, SAMPLES, say
 from .baseline import read_baseline
 from .calibrate import representative_codes
-from .convert import Converted, _in_child, int8_model, macs_per_step
+from .convert import Converted, in_child, int8_model, macs_per_step
 from .facts import NOT_HERE, arena_of, cost_of, facts_of
-from .gate import Fact, allowed, shown
+from .gate import Fact
 from .micro import run_micro
 from .op_versions import check_op_versions
 from .pack import Packer
-from .report import judge, write_report
+from .report import conclude, described, judge, write_report
 from .verify import check_integer, lsb_histogram, run_everywhere
 
 KERAS = (".keras", ".h5")
@@ -84,13 +79,7 @@ def prove(arguments) -> int:
     report, facts = measure_own(recipe, converted, arguments.model, waves, truth, out, arguments.key)
     lines = judge(recipe, profiles, baseline, report, facts, out)
     write_report(out, recipe, converted.model, report, facts)
-    for line in lines:
-        measured, limit = shown(line.name, line.measured), allowed(line.name, line.limit)
-        say(f"{line.verdict:12} {line.title}: {measured} ({limit}, {line.source})")
-    if report["sentence"]:
-        raise BudgetError(report["sentence"])
-    keys = ("bundle", "bundle_sha256", "model_bytes", "macs_per_second", "embedded")
-    print(json.dumps({key: report[key] for key in keys}))
+    conclude(report, lines, say, ("bundle", "bundle_sha256", "model_bytes", "macs_per_second", "embedded"))
     return 0
 
 
@@ -109,15 +98,14 @@ def read_own(path: Path, recipe: Recipe, representative: Path) -> Converted:
     if path.suffix in KERAS:
         say(f"converting {path}, calibrated on {representative}")
         codes = representative_codes(recipe, representative, is_dataset=False)
-        model = _in_child(_int8_of_keras, path, recipe.features.width, len(recipe.labels), codes)
+        model = in_child(_int8_of_keras, path, recipe.features.width, len(recipe.labels), codes)
     read_model(model)
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        try:
-            return pool.submit(_checked, path, model, recipe).result()
-        except EdgeAudioError:
-            raise
-        except Exception as error:  # the runtime does not look at what it reads: it may even crash
-            raise VerificationError(f"{path} is damaged: {_first_line(error)}.") from None
+    try:
+        return in_child(_checked, path, model, recipe, doing="the runtime")
+    except EdgeAudioError:
+        raise
+    except Exception as error:  # the runtime does not look at what it reads: it may even crash
+        raise VerificationError(f"{path} is damaged: {_first_line(error)}.") from None
 
 
 def _checked(path: Path, model: bytes, recipe: Recipe) -> Converted:
@@ -160,16 +148,8 @@ def measure_own(
     bundle, arena = packer.pack(path, converted, source), arena_of(model, codes[:2])
     result = evaluate_bundle(bundle, waves, truth)
     figures = {**result.to_dict(), "confusion": result.confusion.tolist()}
-    report = {
-        "name": recipe.name,
-        "version": recipe.version,
-        "model_bytes": len(model),
-        "model_sha256": hashlib.sha256(model).hexdigest(),
-        "compressed_bytes": len(zlib.compress(model, 9)),
-        "macs_per_second": converted.macs_per_second,
-        "ops": list(bundle.manifest.model.ops),
-        "runtimes": [run.runtime for run in runs],
-        "parity_lsb": {other.runtime: lsb_histogram(runs[0], other) for other in others},
+    parity = {other.runtime: lsb_histogram(runs[0], other) for other in others}
+    report = described(recipe, converted, bundle, [run.runtime for run in runs], parity) | {
         "embedded": {"int8": figures, "labels": list(recipe.labels)},
         "report": None,
         "bundle_sha256": bundle.sha256,

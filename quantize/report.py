@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,12 +20,13 @@ from models.recipe import Recipe
 from models.waves import load_waves
 from toolkit.bundle import Bundle, load_bundle
 from toolkit.config import dump_config
+from toolkit.errors import BudgetError
 from toolkit.profile import DeviceProfile
 
 from .baseline import Baseline, write_baseline
 from .convert import Converted, float_scores
 from .facts import arena_of, cost_of, facts_of
-from .gate import Fact, Line, breaches, gate, sentence
+from .gate import Fact, Line, allowed, breaches, gate, sentence, shown
 from .html import page
 from .markdown import markdown
 from .pack import Packer
@@ -48,19 +49,7 @@ def measure(
     bundle = packer.pack(path, converted, weights)
     waves, truth = load_folder(arguments.evaluation, recipe.labels, recipe.data.clip_s, rate)
     embedded, _ = _float_and_int8(recipe, weights, converted.stride, bundle, waves, truth)
-    report = {
-        "name": recipe.name,
-        "version": recipe.version,
-        "model_bytes": len(model),
-        "model_sha256": hashlib.sha256(model).hexdigest(),
-        "compressed_bytes": len(zlib.compress(model, 9)),
-        "macs_per_second": converted.macs_per_second,
-        "ops": list(bundle.manifest.model.ops),
-        "runtimes": runtimes,
-        "parity_lsb": parity,
-        "embedded": embedded,
-        "report": None,
-    }
+    report = described(recipe, converted, bundle, runtimes, parity) | {"embedded": embedded, "report": None}
     if arguments.data:
         dataset = load_dataset(arguments.data, recipe.data, rate)
         clips = dataset.clips("report")
@@ -75,6 +64,22 @@ def measure(
     report |= {"bundle_sha256": bundle.sha256, "bundle_bytes": path.stat().st_size, "arena": arena.to_dict()}
     report["block"] = cost_of(bundle, load_bundle(recipe.budget.cost_reference))
     return report, facts_of(report, bundle, arena, known)
+
+
+def described(recipe: Recipe, converted: Converted, bundle: Bundle, runtimes: list[str], parity: dict) -> dict:
+    """What a report says of any model before anything is measured on clips."""
+    model = converted.model
+    return {
+        "name": recipe.name,
+        "version": recipe.version,
+        "model_bytes": len(model),
+        "model_sha256": hashlib.sha256(model).hexdigest(),
+        "compressed_bytes": len(zlib.compress(model, 9)),
+        "macs_per_second": converted.macs_per_second,
+        "ops": list(bundle.manifest.model.ops),
+        "runtimes": runtimes,
+        "parity_lsb": parity,
+    }
 
 
 def judge(
@@ -108,6 +113,16 @@ def write_report(out: Path, recipe: Recipe, model: bytes, report: dict, facts: d
         new.replace(out / f"{recipe.name}.eab")
     else:
         new.unlink()
+
+
+def conclude(report: dict, lines: Sequence[Line], say: Callable[[str], None], keys: Sequence[str]) -> None:
+    """Says every line of the gate; prints the result of a gate that is passed, else raises BudgetError."""
+    for line in lines:
+        measured, limit = shown(line.name, line.measured), allowed(line.name, line.limit)
+        say(f"{line.verdict:12} {line.title}: {measured} ({limit}, {line.source})")
+    if report["sentence"]:
+        raise BudgetError(report["sentence"])
+    print(json.dumps({key: report[key] for key in keys}))
 
 
 def _float_and_int8(

@@ -9,9 +9,6 @@ import json
 import sys
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +16,9 @@ import numpy as np
 from models.recipe import Recipe
 from toolkit.config import dump_config
 from toolkit.errors import VerificationError
-from toolkit.flatbuffer import read_model
 from toolkit.profile import DeviceProfile
 
+from .convert import in_child
 from .gate import FAIL, Fact, Line, gate
 
 AT_LEAST_WEIGHTS = ("model_bytes", "firmware_bytes", "bundle_bytes", "memory_bytes", "compressed_bytes")
@@ -54,7 +51,9 @@ def run_trial(recipe: Recipe, data: Path, out: Path, profile: DeviceProfile, nam
                 say(f"{name}: known")
                 return result
         (folder / "recipe.yaml").write_text(dump_config(recipe))
-        result = _apart(_train, recipe, data, folder, out / "epochs", profile)
+        result = in_child(
+            _train, recipe, data, folder, out / "epochs", profile, doing="the training", limit_s=None
+        )
         if result["is_trained"]:
             try:
                 result |= _measure(recipe, data, folder)
@@ -98,7 +97,7 @@ def _measure(recipe: Recipe, data: Path, folder: Path) -> dict:
 
     from .calibrate import representative_codes
     from .convert import convert
-    from .facts import arena_of
+    from .facts import arena_of, memory_of
     from .pack import Packer
     from .verify import check_integer
 
@@ -110,15 +109,13 @@ def _measure(recipe: Recipe, data: Path, folder: Path) -> dict:
     clips = dataset.clips("tune")
     waves = load_waves(clips, recipe.data.clip_s, recipe.features.sample_rate_hz)
     result, model = evaluate_bundle(bundle, waves, dataset.classes(clips)).to_dict(), converted.model
-    tensors = [t for t in read_model(model).tensors if t.data is None]
-    of_tensors = sum(int(np.prod(t.shape)) * np.dtype(t.type).itemsize for t in tensors)
     facts = {
         "macs_per_second": converted.macs_per_second,
         "model_bytes": len(model),
         "compressed_bytes": len(zlib.compress(model, 9)),
         "firmware_bytes": len(model) + len(bundle.members["tables"]),
         "bundle_bytes": (folder / "model.eab").stat().st_size,
-        "memory_bytes": len(model) + of_tensors,
+        "memory_bytes": memory_of(model),
         "arena_bytes": arena_of(model, codes[:2]).bytes,
         "ops": list(bundle.manifest.model.ops),
     }
@@ -136,20 +133,6 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
             yield False
             return
         yield True  # closing the file frees it, and so does the death of the process
-
-
-def _apart(work, *arguments):
-    """As quantize/convert.py asks TensorFlow, without a limit of time: a training takes what it takes."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        future = pool.submit(work, *arguments)
-        try:
-            return future.result()
-        except BrokenProcessPool:
-            raise VerificationError("the training of a trial was killed; the same command resumes it.") from None
-        except KeyboardInterrupt:
-            for process in pool._processes.values():
-                process.kill()
-            raise
 
 
 def say(text: str) -> None:

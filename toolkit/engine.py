@@ -15,7 +15,7 @@ import numpy as np
 from . import native
 from .errors import MissingPartError, UnsupportedError, UsageError
 from .flatbuffer import Graph, read_model
-from .interpreter import INPUT, NATIVE, OUT_SUFFIX, OUTPUT, TensorInfo, _check_states
+from .interpreter import INPUT, NATIVE, OUT_SUFFIX, OUTPUT, Steps, TensorInfo, _check_states
 from .program import compile_model
 
 
@@ -36,7 +36,7 @@ def _library() -> ctypes.CDLL:
     return lib
 
 
-class Engine:
+class Engine(Steps):
     """A streaming int8 model with its state, as interpreter.StepModel is: the same attributes, the same integers.
 
     model:  the flatbuffer
@@ -105,14 +105,6 @@ class Engine:
         self._process(self._handle, data, n_steps, self._scores_address)
         self._waiting = data[n_steps * self._step_bytes :]
         return self._scores[:n_scores].copy()
-
-    def finish(self) -> np.ndarray:
-        """int8 scores [k, labels] of the frames that still wait for the end of their step; then as after reset."""
-        _, _, width = self.input.shape
-        waiting = len(self._waiting) // width
-        scores = self.process(np.zeros((-waiting % self.frames_per_step, width), np.int8))[: waiting // self.stride]
-        self.reset()
-        return scores
 
     def state(self) -> list[np.ndarray]:
         """Copies of the states that enter the next step, in the order of `states`."""

@@ -105,7 +105,22 @@ def open_model(model: bytes, frames: int = 1):
     return StepModel(model, frames)
 
 
-class StepModel:
+class Steps:
+    """What the two runtimes of a step model share: frames that wait for the end of their step, in `_waiting`."""
+
+    def finish(self) -> np.ndarray:
+        """int8 scores [k, labels] of the frames that still wait for the end of their step; then as after reset.
+
+        The step is filled up with zeros. They come after the frames that these scores see, so they change the state
+        alone, which ends here."""
+        _, _, width = self.input.shape
+        waiting = len(self._waiting) // width
+        scores = self.process(np.zeros((-waiting % self.frames_per_step, width), np.int8))[: waiting // self.stride]
+        self.reset()
+        return scores
+
+
+class StepModel(Steps):
     """A streaming int8 model with its state.
 
     model:  the flatbuffer
@@ -168,17 +183,6 @@ class StepModel:
                 entering[:] = leaving
         self._waiting = codes[len(codes) - len(codes) % size :]
         return np.frombuffer(scores, np.int8).reshape(-1, self.output.shape[2])
-
-    def finish(self) -> np.ndarray:
-        """int8 scores [k, labels] of the frames that still wait for the end of their step; then as after reset.
-
-        The step is filled up with zeros. They come after the frames that these scores see, so they change the state
-        alone, which ends here."""
-        _, _, width = self.input.shape
-        waiting = len(self._waiting) // width
-        scores = self.process(np.zeros((-waiting % self.frames_per_step, width), np.int8))[: waiting // self.stride]
-        self.reset()
-        return scores
 
     def state(self) -> list[np.ndarray]:
         """Copies of the states that enter the next step, in the order of `states`, then those of `variables`."""
