@@ -13,7 +13,8 @@
     ├── MissingPartError            exit 1   a library, compiler or device that is not installed; says how to get it
     ├── VerificationError           exit 1   what runs is not what was measured (self-test, step != whole, LSB bound)
     ├── BudgetError                 exit 1   a limit of the recipe or the device profile is exceeded
-    └── DataError                   exit 1   a training or evaluation set that cannot be used
+    ├── DataError                   exit 1   a training or evaluation set that cannot be used
+    └── DeployError                 exit 1   a device that could not be reached or changed, or that went back
 
 A message holds the thing, the value, the limit and the way out. The command line prints it after
 ``edge-audio: `` on stderr, without a traceback, and exits with ``exit_code``.
@@ -80,3 +81,7 @@ class BudgetError(EdgeAudioError):
 
 class DataError(EdgeAudioError):
     """A training or evaluation set that cannot be used."""
+
+
+class DeployError(EdgeAudioError):
+    """A device could not be reached or changed, or it went back to what worked."""

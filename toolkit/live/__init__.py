@@ -1,0 +1,1 @@
+"""The daemon: bundles on a microphone, left alone."""
