@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from toolkit.errors import UsageError
-from toolkit.kws import NOT_KEYWORDS, posteriors, window_sums
+from toolkit.kws import NOT_KEYWORDS, keyword_posteriors, window_sums
 from toolkit.manifest import Decision
 from toolkit.stream import BundleStage
 
@@ -29,12 +29,12 @@ class Rule:
 
 @dataclass(frozen=True)
 class Peaks:
-    """The frames in which a keyword's posterior reaches `floor`: between them a detector has nothing to remember."""
+    """The frames in which the posterior of all keywords reaches `floor`: no other can be one in which a keyword leads."""
 
     floor: float
     frames: np.ndarray  # int[k], ascending
     best: np.ndarray  # int[k], the best label, -1 where it is no keyword
-    posteriors: np.ndarray  # float64[k, labels]
+    scores: np.ndarray  # float64[k], the posterior that any keyword was said
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def find_peaks(scores: np.ndarray, rule: Rule, floor: float) -> Peaks:
     window = rule.decision.window_frames
     is_keyword = np.array([label not in NOT_KEYWORDS for label in rule.labels])
     sums = window_sums(scores, window)
-    p = posteriors(sums, rule.scale, window)
-    frames = np.flatnonzero(p[:, is_keyword].max(axis=1) >= floor)
+    p = keyword_posteriors(sums, rule.scale, window, is_keyword)
+    frames = np.flatnonzero(p >= floor)
     best = sums[frames].argmax(axis=1)
     return Peaks(floor, frames, np.where(is_keyword[best], best, -1), p[frames])
 
@@ -70,24 +70,18 @@ def detections(peaks: Peaks, rule: Rule, threshold: float) -> list[Report]:
     """What KeywordDetector reports of the scores, with their first frame as the first of the stream."""
     if threshold < peaks.floor:
         raise UsageError(f"the threshold {threshold} is below the floor of the peaks, {peaks.floor}; find them anew")
-    frames, p, hold = peaks.frames, peaks.posteriors, rule.decision.hold_frames
-    reaches = (peaks.best >= 0) & (p[np.arange(len(p)), peaks.best] >= threshold)
-    leader = np.where(reaches, peaks.best, -1)
+    frames, hold = peaks.frames, rule.decision.hold_frames
+    leader = np.where(peaks.scores >= threshold, peaks.best, -1)
     begins = np.flatnonzero(np.diff(leader, prepend=-2) | (np.diff(frames, prepend=-1) != 1))  # of runs of one leader
     ends = np.append(begins[1:], len(frames))
     held_long = (leader[begins] >= 0) & (ends - begins >= hold)
     found: list[Report] = []
-    last, last_label, quiet_until = -1, -1, 0
-    for begin, end in zip(begins[held_long], ends[held_long]):  # in a run at most one report: then its label is held
-        label = leader[begin]
-        gapless = frames[begin] - frames[last] == begin - last
-        if label == last_label and gapless and (p[last + 1 : begin, label] >= threshold).all():
-            continue  # it has not been below the threshold since it was reported
+    quiet_until = 0
+    for begin, end in zip(begins[held_long], ends[held_long]):  # in a run at most one report
         frame = max(int(frames[begin]) + hold - 1, quiet_until)
         if frame > frames[end - 1]:
             continue
-        last, last_label = begin + frame - int(frames[begin]), label
         quiet_until = frame + rule.decision.refractory_frames
-        time = rule.first_s + frame * rule.step_s
-        found.append(Report(rule.labels[label], float(p[last, label]), frame, time))
+        score = float(peaks.scores[begin + frame - int(frames[begin])])
+        found.append(Report(rule.labels[leader[begin]], score, frame, rule.first_s + frame * rule.step_s))
     return found

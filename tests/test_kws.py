@@ -41,25 +41,22 @@ def detect(scores: np.ndarray, rule: Decision, scale: float = 1.0, labels=LABELS
 def reference(scores: np.ndarray, labels: tuple[str, ...], rule: Decision, scale: float) -> tuple[list[Keyword], float]:
     """(detections, how near any posterior came to the threshold), from the definition alone: no state is carried."""
     found: list[Keyword] = []
-    history, leads, nearest = [], [], 1.0
+    leads, nearest, reported = [], 1.0, -1  # reported: the first frame of the run of which something was reported
     for t in range(len(scores)):
         window = scores[max(0, t + 1 - rule.window_frames) : t + 1]
         sums = [sum(int(row[i]) for row in window) for i in range(len(labels))]
         e = [math.exp((total - max(sums)) * scale / rule.window_frames) for total in sums]
-        history.append([value / math.fsum(e) for value in e])
+        p = math.fsum(v for v, label in zip(e, labels) if label not in NOT_KEYWORDS) / math.fsum(e)
         best = sums.index(max(sums))
-        nearest = min(nearest, *(abs(p - rule.threshold) for p in history[t]))
-        leads.append(best if labels[best] not in NOT_KEYWORDS and history[t][best] >= rule.threshold else None)
+        nearest = min(nearest, abs(p - rule.threshold))
+        leads.append(best if labels[best] not in NOT_KEYWORDS and p >= rule.threshold else None)
         if leads[-1] is None or leads[-rule.hold_frames :] != [best] * rule.hold_frames:
             continue
-        if found:
-            last = found[-1]
-            if t < last.frame + rule.refractory_frames:
-                continue
-            since = [history[s][best] for s in range(last.frame, t)]
-            if labels[best] == last.label and not any(p < rule.threshold for p in since):
-                continue
-        found.append(Keyword(labels[best], history[t][best], t))
+        begin = max((s + 1 for s in range(t) if leads[s] != best), default=0)
+        if begin == reported or (found and t < found[-1].frame + rule.refractory_frames):
+            continue
+        reported = begin
+        found.append(Keyword(labels[best], p, t))
     return found, nearest
 
 
@@ -112,6 +109,14 @@ def test_a_dip_during_the_refractory_time_counts():
     """yes, then no for a moment while nothing is reported, then yes again: a second yes when the pause is over."""
     scores = rows((YES, 6, 9), (NO, 6, 9), (YES, 20, 9))
     assert detect(scores, decision(window=2, refractory=16)) == [("yes", 0), ("yes", 16)]
+
+
+def test_doubt_between_two_keywords_is_no_doubt_that_there_is_one():
+    """Each has less than half of the posterior, both together nearly all of it; the better one is reported."""
+    scores = rows((SILENCE, 1, 9), (YES, 8, 60))
+    scores[1:, NO] = 59
+    found = KeywordDetector(LABELS, decision(window=1, threshold=0.95), 0.3).process(scores)
+    assert [(k.label, k.frame) for k in found] == [("yes", 1)] and found[0].score > 0.99
 
 
 def test_a_keyword_must_hold():

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 
 from toolkit.errors import BundleFormatError, UnsupportedError
 
-SCHEMA = 1
+SCHEMA = 2
 RESERVED_FILES = ("manifest.json", "manifest.sig")
 REQUIRED_ROLES = ("model", "tables", "selftest_input", "selftest_features", "card")
 SCORES_ROLE = "selftest_scores/"  # + runtime: "selftest_scores/tflite-runtime-2.14"
@@ -97,10 +97,10 @@ class Decision:
 
     window_frames: Frames  # scores are summed over this many
     flush_frames: FramesOrZero  # of silence after a clip, until the receptive field has passed its end
-    threshold: Fraction  # on the posterior, the softmax of the mean scores of the window
+    threshold: Fraction  # on the posterior of all keywords together: softmax of the mean scores of the window
     refractory_frames: FramesOrZero  # after a detection, no other for this long
     rule: Literal["peak"]  # of clips, see kws.py
-    hold_frames: Frames = 1  # a keyword is reported when it has been the best label, over the threshold, for this many
+    hold_frames: Frames = 1  # a keyword is reported when it has led, over the threshold, for this many
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class Selftest:
 
 @dataclass(frozen=True)
 class Manifest:
-    """``manifest.json``, schema 1."""
+    """``manifest.json``, schema 2. (In schema 1 the threshold was on the best label's own posterior.)"""
 
     task: Literal["kws", "sed", "denoise"]
     name: Name
@@ -208,7 +208,7 @@ class Manifest:
     created_from: CreatedFrom
     selftest: Selftest
     members: Annotated[Mapping[Role, Member], _of_length(0, 60)] = field(default_factory=dict)  # write_bundle fills it
-    schema: Literal[1] = SCHEMA
+    schema: Literal[2] = SCHEMA
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest as JSON types."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from .bundle import Bundle
 from .errors import AudioFileError, MissingPartError, UsageError
-from .kws import NOT_KEYWORDS, posteriors, window_sums
+from .kws import NOT_KEYWORDS, keyword_posteriors, posteriors, window_sums
 from .stream import BundleStage, Detection, make_front_end
 
 
@@ -26,7 +26,10 @@ def plot(bundle: Bundle, samples: np.ndarray, output: Path) -> list[Detection]:
         raise AudioFileError(f"the recording has {len(samples)} samples, too few for a decision; give 0.1 s at least.")
     scores = stage.scores(features)
     decision, labels = bundle.manifest.decision, bundle.manifest.labels
-    p = posteriors(window_sums(scores, decision.window_frames), stage.model.output.scale, decision.window_frames)
+    sums, scale = window_sums(scores, decision.window_frames), stage.model.output.scale
+    p = posteriors(sums, scale, decision.window_frames)
+    is_keyword = np.array([label not in NOT_KEYWORDS for label in labels])
+    of_any = keyword_posteriors(sums, scale, decision.window_frames, is_keyword)
     detections = stage.detect(scores)
 
     seconds = len(samples) / rate
@@ -42,6 +45,7 @@ def plot(bundle: Bundle, samples: np.ndarray, output: Path) -> list[Detection]:
     for i, label in enumerate(labels):
         if label not in NOT_KEYWORDS:
             curve.plot(time, p[:, i], label=label, linewidth=1)
+    curve.plot(time, of_any, label="any", linewidth=0.6, color="0.3")
     curve.axhline(decision.threshold, color="0.6", linestyle=":", linewidth=1)
     curve.set(ylabel="posterior", xlabel="time / s", ylim=(0, 1.05), xlim=(0, seconds))
     figure.legend(loc="outside lower center", ncols=8, fontsize=8)
