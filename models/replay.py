@@ -29,7 +29,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Peaks:
-    """The frames in which the posterior of all keywords reaches `floor`: no other can be one in which a keyword leads."""
+    """The frames in which the posterior of all keywords reaches `floor`: in no other can a keyword lead."""
 
     floor: float
     frames: np.ndarray  # int[k], ascending

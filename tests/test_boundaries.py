@@ -64,7 +64,8 @@ RULES = {
         lazily=one_file({"tensorflow_model_optimization"}, "quantize/prune.py", "quantize/qat.py"),
     ),
     "devices": Rule(
-        at_import={f"toolkit.{name}" for name in "bundle manifest signature profile config errors".split()} | SSH,
+        at_import=SSH | {f"toolkit.{name}" for name in """bundle config digest errors keyring manifest profile
+                         signature""".split()},
         never={"tensorflow", "tf_keras", "keras", "models", "quantize"},
     ),
 }

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -127,11 +128,11 @@ def test_tsv_keeps_file_names_that_are_no_text(first_words, tmp_path):
 
 
 def test_run_with_another_threshold(edge_audio, first_words):
-    assert edge_audio("run", "kws", first_words, "--threshold", "1") == []
-    lines = edge_audio("run", "kws", first_words, "--threshold", "0.05")
-    fewer, usual = (edge_audio("run", "kws", first_words, "--threshold", value) for value in ("0.99", "0.8"))
-    assert len(fewer) < len(usual) <= len(lines)
-    assert {d["label"] for d in lines}.isdisjoint({"unknown", "silence"})
+    """The higher the threshold, the fewer lines, down to none."""
+    found = [edge_audio("run", "kws", first_words, "--threshold", value) for value in ("0.05", "0.8", "0.99", "1.0")]
+    counts = [len(lines) for lines in found]
+    assert counts == sorted(counts, reverse=True) and counts[0] > 0 and counts[-1] == 0
+    assert {d["label"] for d in found[0]}.isdisjoint({"unknown", "silence"})
 
 
 def test_a_recording_without_words_gives_no_line(edge_audio, tmp_path):
@@ -294,6 +295,13 @@ def test_doctor(capsys):
     for name, module in (("other audio files (soundfile)", "soundfile"), ("pictures (matplotlib)", "matplotlib")):
         assert parts[name]["found"] == (importlib.util.find_spec(module) is not None)
     assert len(output.err.splitlines()) == len(parts)
+
+
+def test_one_version_everywhere():
+    """Of the package, of its distribution, and the first that the changes speak of."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    changes = [line for line in (ROOT / "CHANGELOG.md").read_text("utf-8").splitlines() if line.startswith("## ")]
+    assert project["version"] == __version__ and changes[0] == f"## {__version__}"
 
 
 def test_list_devices(edge_audio, monkeypatch):

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from . import __version__
 from .errors import AudioFileError, EdgeAudioError, MissingPartError, UsageError
@@ -20,7 +21,12 @@ POLICIES = ("require", "warn", "off")
 
 def main(argv: list[str] | None = None) -> int:
     """The exit status: 0 done, 1 failed, 2 misused; 130 for what Ctrl-C has cut short."""
+    argv = sys.argv[1:] if argv is None else argv
     try:
+        if argv[:1] == ["ota"]:  # a parser of its own, which the other commands need not load
+            from .ota.__main__ import main as ota
+
+            return ota(argv[1:], "edge-audio ota")
         arguments = parser().parse_args(argv)
         return arguments.run(arguments)
     except EdgeAudioError as error:
@@ -62,7 +68,12 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--device", help="index or part of the name of a microphone")
     sub.add_argument("--list-devices", action="store_true", help="print the microphones as JSON lines and stop")
     sub.add_argument("--seconds", type=float, help="stop after this long")
+    sub.add_argument("--service", action="store_true", help="for systemd: never give up, report health; only signed "
+                     "bundles, unless --signature says otherwise")
+    sub.add_argument("--status-file", metavar="FILE", help="of --service, replaced every second (default: "
+                     "$EDGE_AUDIO_STATUS, or status.json in $RUNTIME_DIRECTORY)")
     _stream_options(sub)
+    sub.set_defaults(signature=None)  # require for a service, else warn
     sub = command("classify", run_classify, "one decision per clip: one JSON line per file", bundles=1)
     sub.add_argument("input", nargs="+", metavar="PATH", help="files or folders")
     sub.add_argument("--channel", help="0, 1, ... or mix, for recordings with several channels")
@@ -79,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("output", metavar="OUT.png")
     sub.add_argument("--channel", help="0, 1, ... or mix")
     command("doctor", run_doctor, "what this machine has and lacks", bundles=None)
+    commands.add_parser("ota", help="the releases on this device: staged, tried, committed, or gone back from")
     return top
 
 
@@ -227,6 +239,11 @@ def run_listen(arguments) -> int:
     channel = _channel(arguments.channel) or 0
     if channel == "mix":
         raise UsageError("--channel mix is for recordings; listen takes one channel: 0, 1, ...")
+    arguments.signature = arguments.signature or ("require" if arguments.service else "warn")
+    if arguments.service:
+        _serve(arguments, channel)
+    if arguments.status_file:
+        raise UsageError("--status-file is written by a service; add --service.")
     pipeline = _pipeline(arguments, files=False)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     rate = pipeline.sample_rate_hz
@@ -251,6 +268,21 @@ def run_listen(arguments) -> int:
     except KeyboardInterrupt:  # how one stops it
         pass
     return 0
+
+
+def _serve(arguments, channel: int) -> NoReturn:
+    """The same until a signal ends the process, whatever becomes of the microphone."""
+    if arguments.seconds is not None:
+        raise UsageError("--service listens until it is stopped; leave out --seconds.")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the service has its own: there is nothing to end yet
+    from .live.service import serve
+    from .live.status import status_path
+
+    bundles = _load(arguments.bundle, arguments.signature)
+    _begin(arguments)
+    serve(bundles, [lambda detection, stream: _write(arguments, detection, {"stream": stream})], say,
+          device=arguments.device, channel=channel, threshold=arguments.threshold, allow_numpy=arguments.numpy,
+          status_file=Path(arguments.status_file) if arguments.status_file else status_path())
 
 
 def run_classify(arguments) -> int:

@@ -8,7 +8,7 @@
     │   └── MicrophoneError                  missing, busy, vanished or silent microphone
     ├── BundleError                 exit 1   a bundle that must not be used
     │   ├── BundleFormatError                walk, bounds, hashes, schema or manifest
-    │   ├── SignatureError                   unsigned, altered or signed by a stranger
+    │   ├── SignatureError                   of a bundle or keyring: unsigned, altered or signed by a stranger
     │   └── UnsupportedError                 a schema, front end, op or runtime that this version does not know
     ├── MissingPartError            exit 1   a library, compiler or device that is not installed; says how to get it
     ├── VerificationError           exit 1   what runs is not what was measured (self-test, step != whole, LSB bound)
@@ -60,7 +60,7 @@ class BundleFormatError(BundleError):
 
 
 class SignatureError(BundleError):
-    """The bundle is unsigned, altered, or signed by a key that is not trusted."""
+    """A bundle or keyring is unsigned, altered, or signed by a key that is not trusted."""
 
 
 class UnsupportedError(BundleError):

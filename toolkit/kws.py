@@ -5,9 +5,9 @@ start count as nothing. The posterior is softmax(sum * scale / window_frames), r
 a platform's exp cannot flip a threshold.
 
 In a stream a keyword leads while it is the best label and the posterior that any keyword was said, the sum of theirs,
-is at least `threshold`. It is reported when it has led for `hold_frames` outputs in a row, once for as long as it leads;
-then nothing is for `refractory_frames`. The sum, because doubt between two keywords is no doubt that there is one: with
-the best label's own posterior a third more keywords were missed in noise at equal false accepts.
+is at least `threshold`. It is reported when it has led for `hold_frames` outputs in a row, once for as long as it
+leads; then nothing is for `refractory_frames`. The sum, because doubt between two keywords is no doubt that there is
+one: at equal false accepts fewer are missed than with the best label's own posterior, above all in noise.
 A clip (rule "peak") is decided after the flush: of the windows that end at least window_frames + flush_frames after
 its start (for a clip no longer than the window: the last one), the one in which a keyword stands out most; the label is
 the best one there.

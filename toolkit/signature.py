@@ -5,6 +5,7 @@ A signature says who made a manifest; the manifest's hashes extend that to the w
     NAME.pub        ed25519-public BASE64 comment        32 bytes
     NAME.key        ed25519-private BASE64 comment       32 bytes, the seed of RFC 8032; mode 0600
     manifest.sig    ed25519-signature KEY_ID BASE64      64 bytes, over the bytes of manifest.json as they are
+    revoked         KEY_ID reason                        beside the .pub files, one line per key that is trusted no more
 
 A key id is the first 16 hex digits of the SHA-256 of the public key's 32 bytes.
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 import base64
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +30,8 @@ POLICIES = ("require", "warn", "off")
 TRUST_VARIABLE = "EDGE_AUDIO_TRUST"
 PACKAGE_TRUST = Path(__file__).parent / "trust"
 MAX_KEY_FILE_BYTES = 1024
+REVOKED = "revoked"
+MAX_REVOKED_BYTES = 256 << 10
 
 
 @dataclass(frozen=True)
@@ -78,16 +81,29 @@ def read_private_key(path: str | os.PathLike) -> PrivateKey:
     return PrivateKey(*_read_key_line(path, "private"))
 
 
-def read_trusted_keys(folder: str | os.PathLike | None = None) -> tuple[PublicKey, ...]:
+class TrustedKeys(tuple[PublicKey, ...]):
+    """The keys of one folder that are trusted, and why others no longer are."""
+
+    revoked: Mapping[str, str]  # key id -> reason; none of them is among the keys
+
+    def __new__(cls, keys: Iterable[PublicKey] = (), revoked: Mapping[str, str] | None = None) -> TrustedKeys:
+        revoked = dict(revoked or {})
+        self = super().__new__(cls, (key for key in keys if key.key_id not in revoked))
+        self.revoked = revoked
+        return self
+
+
+def read_trusted_keys(folder: str | os.PathLike | None = None) -> TrustedKeys:
     """The keys of all ``*.pub`` in one folder: ``folder``, else the one EDGE_AUDIO_TRUST names, else the package's.
 
     A folder of yours replaces the package's and does not add to it, because anybody can sign with the development key
-    that comes with the package: who names a folder trusts its keys and no other. ConfigError for what cannot be read.
+    that comes with the package: who names a folder trusts its keys and no other. A key that the folder's file
+    ``revoked`` names is not trusted, even if it is there. ConfigError for what cannot be read.
     """
     folder = Path(folder or os.environ.get(TRUST_VARIABLE) or PACKAGE_TRUST)
     if not folder.is_dir():
         raise ConfigError(f"{folder}: not a folder of trusted keys (*.pub); correct or unset {TRUST_VARIABLE}")
-    return tuple(read_public_key(path) for path in sorted(folder.glob("*.pub")))
+    return TrustedKeys((read_public_key(path) for path in sorted(folder.glob("*.pub"))), _read_revoked(folder))
 
 
 def sign(message: bytes, key: PrivateKey) -> bytes:
@@ -117,8 +133,13 @@ def check_signature(message: bytes, signature_line: bytes | None, policy: str = 
         return None, ()
     if signature_line is None:
         return _unproven(SignatureError(f"{where}: not signed"), policy)
-    key_id, signature = _parse_signature(signature_line, where)
-    trusted = {key.key_id: key for key in (read_trusted_keys() if trusted_keys is None else trusted_keys)}
+    key_id, signature = parse_signature(signature_line, f"{where}: manifest.sig")
+    trusted_keys = read_trusted_keys() if trusted_keys is None else trusted_keys
+    revoked = getattr(trusted_keys, "revoked", {})  # a plain tuple or list of keys knows of none
+    if key_id in revoked:
+        return _unproven(SignatureError(f"{where}: signed by the key {key_id}, which was revoked "
+                                        f"({revoked[key_id]})"), policy)
+    trusted = {key.key_id: key for key in trusted_keys}
     if key_id not in trusted:
         return _unproven(SignatureError(f"{where}: signed by the key {key_id}, which is not among the "
                                         f"{len(trusted)} trusted ones (see {TRUST_VARIABLE})"), policy)
@@ -140,11 +161,12 @@ def _unproven(error: SignatureError | MissingPartError, policy: str) -> tuple[No
     return None, (f"{error}; loaded all the same, for the policy is {policy}",)
 
 
-def _parse_signature(line: bytes, where: str) -> tuple[str, bytes]:
+def parse_signature(line: bytes, where: str) -> tuple[str, bytes]:
+    """(key id, 64 bytes) of a line that ``sign`` wrote; SignatureError, which begins with ``where``, for any other."""
     match = re.fullmatch(rb"ed25519-signature ([0-9a-f]{16}) ([A-Za-z0-9+/]{86}==)\n", line)
     signature = base64.b64decode(match[2]) if match else b""
     if not match or base64.b64encode(signature) != match[2]:  # base64 has spare bits; they must be zero
-        raise SignatureError(f"{where}: manifest.sig is not a line ed25519-signature KEY_ID BASE64; fetch it again")
+        raise SignatureError(f"{where} is not a line ed25519-signature KEY_ID BASE64; fetch it again")
     return match[1].decode(), signature
 
 
@@ -166,6 +188,22 @@ def _read_key_line(path: str | os.PathLike, kind: str) -> tuple[bytes, str]:
         found = "the private half" if text.startswith("ed25519-private ") else "something else"
         raise ConfigError(f"{os.fspath(path)}: holds {found}, expected one line: ed25519-{kind} BASE64 comment")
     return base64.b64decode(match[1]), match[2] or ""
+
+
+def _read_revoked(folder: Path) -> dict[str, str]:
+    """Key id -> reason, of the folder's file ``revoked``; {} if there is none. Half a list must not pass for one."""
+    path = folder / REVOKED
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_REVOKED_BYTES + 1).decode("utf-8", "replace")
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    matches = [re.fullmatch(r"([0-9a-f]{16}) (.+)", line) for line in text.splitlines()]
+    if len(text) > MAX_REVOKED_BYTES or (text and not text.endswith("\n")) or not all(matches):
+        raise ConfigError(f"{path}: expected whole lines KEY_ID reason, {MAX_REVOKED_BYTES} bytes at most")
+    return {match[1]: match[2] for match in matches}
 
 
 # --- the arithmetic: two libraries behind three functions -----------------------------------------

@@ -1,12 +1,14 @@
-"""A released bundle gives the same integers on Arm as here: `python tests/arm/check_runtime.py` (`make check-arm`).
+"""The wheel on Arm gives the integers of the checkout here: `python tests/arm/check_runtime.py` (`make check-arm`).
 
 The whole Python runtime (C front end, int8 net in tflite-runtime and in the C core, detector) runs under qemu-user for
 aarch64 (what pip installs on a 64-bit Raspberry Pi OS) and armv7 (Debian's numpy, for which there is no wheel), and on
-this machine with the Python that runs this file (.venv/bin/python after `make setup`). The self-test, the detections of
-the sample scene and the hashes of all its features, codes and scores (of every released bundle, in both runtimes) must
-be equal: one JSON line per check, exit 1 with a sentence if one is not.
+this machine with the Python that runs this file (.venv/bin/python after `make setup`). There the wheel of `make wheels`
+is installed, by pip under qemu, which must find its platform's name good and its requirements met; no file of the
+checkout's toolkit is in reach. The self-tests of all released bundles, the detections of the sample scene and the
+hashes of all its features, codes and scores (of every released bundle, in both runtimes) must be equal: one JSON line
+per check, exit 1 with a sentence if one is not.
 
-The Arm environments are unpacked, never installed: nothing is executed while they are made, so neither root nor
+The Arm systems are unpacked, never installed: nothing is executed while they are made, so neither root nor
 binfmt_misc is needed. They are made once, in --cache (default build/arm; 235 MB for both), and need the network only
 then. On a board itself, `--integers` prints the hashes alone.
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -22,13 +25,14 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUNDLE, SCENE = "kws", "models/samples/scene.wav"
+RELEASED = sorted(path.stem for path in (REPOSITORY / "toolkit" / "bundles").glob("*.eab"))
 CHECKS = {  # name: arguments of Python, in the repository's root; JSON lines come out
-    "selftest": ("-m", "toolkit", "selftest", BUNDLE, "--signature", "require"),
+    "selftest": ("-m", "toolkit", "selftest", *RELEASED, "--signature", "require"),
     "run": ("-m", "toolkit", "run", BUNDLE, SCENE, "--signature", "require"),
     "integers": ("tests/arm/check_runtime.py", "--integers"),
 }
@@ -49,6 +53,7 @@ class Target:
     emulator: str
     debian: tuple[str, ...]
     wheels: tuple[str, ...]
+    environment: tuple[str, ...] = ()  # options of venv for the toolkit's environment
 
     def recipe(self) -> str:
         """What its environment holds; one of another recipe is made anew."""
@@ -60,7 +65,7 @@ TARGETS = (
            (f"python{PYTHON}-minimal", f"libpython{PYTHON}-stdlib", "libstdc++6"),
            (RUNTIME, "numpy<2", "pynacl", "cffi")),
     Target("armv7", "armv7l", "armhf", "arm-linux-gnueabihf", "qemu-arm-static",
-           ("python3-numpy", "python3-nacl", "libstdc++6"), (RUNTIME,)),
+           ("python3-numpy", "python3-nacl", "libstdc++6"), (RUNTIME,), ("--system-site-packages",)),
 )
 
 
@@ -115,15 +120,27 @@ def fetch(command: list[str]) -> None:
         raise MissingPart(f"{' '.join(command[:3])} ended with {done.returncode}; is there a network? {reason}")
 
 
-def build_core(folder: Path, *compiler: str) -> Path:
-    """The C core by the Makefile's own rule, made anew in `folder`; compiler: "CC=..." if not the Makefile's."""
+def build_core(folder: Path) -> Path:
+    """The C core of this machine by the Makefile's own rule, made anew in `folder`."""
     core = folder / "libea.so"
     folder.mkdir(parents=True, exist_ok=True)
-    command = ["make", "-sB", "core", f"CORE={core}", *compiler]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY)
+    output_of(["make", "-sB", "core", f"CORE={core}"])
+    return core
+
+
+def build_wheel(target: Target, folder: Path) -> Path:
+    """The wheel of `make wheels`, made anew in `folder`."""
+    shutil.rmtree(folder, ignore_errors=True)
+    answer = output_of([sys.executable, "-m", "devices.wheels", target.name, "--into", str(folder)])
+    return Path(json.loads(answer)["wheel"])
+
+
+def output_of(command: list[str], environment: dict[str, str] | None = None) -> str:
+    """What a program in the repository's root prints. CheckFailed with its last words."""
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=environment)
     if done.returncode != 0:
         raise CheckFailed(f"{' '.join(command)} ended with status {done.returncode}: {done.stderr[-500:]}")
-    return core
+    return done.stdout
 
 
 @dataclass(frozen=True)
@@ -144,20 +161,40 @@ class Python:
         return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def emulated(target: Target, folder: Path, core: Path) -> Python:
-    """The target's Python under qemu-user. Nothing of this machine's environment reaches it."""
+def emulated(target: Target, folder: Path, *packages: Path) -> Python:
+    """The target's Python under qemu-user. Nothing of this machine's environment reaches it, nor does the checkout."""
     root, libraries = folder / "root", folder / "root" / "usr" / "lib" / target.triplet
     environment = {
-        "EDGE_AUDIO_CORE": str(core),
         **ONE_RUNTIME,
-        "PYTHONHOME": str(root / "usr"),
-        "PYTHONPATH": f"{REPOSITORY}:{folder / 'packages'}",
+        "PYTHONPATH": ":".join(map(str, packages)),
         "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
         "PYTHONNOUSERSITE": "1",
+        "PYTHONSAFEPATH": "1",  # "" is not on the path
         "LD_LIBRARY_PATH": f"{libraries}:{libraries / 'blas'}:{libraries / 'lapack'}",  # no alternatives are set up
     }
-    command = (shutil.which(target.emulator), "-L", str(root), f"{root}/usr/bin/python{PYTHON}")
-    return Python(target.name, command, environment)
+    return Python(target.name, (shutil.which(target.emulator), "-L", str(root), f"{root}/usr/bin/python{PYTHON}"),
+                  environment)
+
+
+def install(target: Target, folder: Path, wheel: Path) -> Python:
+    """The Python of a new virtual environment, as on a board, into which pip put the wheel. CheckFailed if pip does not
+    take it there or misses one of its requirements."""
+    if not (ours := importlib.util.find_spec("pip")):
+        raise MissingPart(f"{sys.executable} has no pip; run `make check-arm`.")
+    place, pip = folder / "venv", folder / "pip" / "pip"
+    for old in (place, pip.parent):
+        shutil.rmtree(old, ignore_errors=True)
+    pip.parent.mkdir()
+    pip.symlink_to(ours.submodule_search_locations[0])  # Python alone, so good for every machine
+    python = emulated(target, folder, folder / "packages", pip.parent)
+    output_of([*python.command, "-m", "venv", "--without-pip", *target.environment, str(place)], python.environment)
+    python = replace(python, command=(*python.command[:-1], f"{place}/bin/python"))
+    command = [*python.command, "-m", "pip", "--disable-pip-version-check"]
+    output_of([*command, "install", "-q", "--no-index", "--no-deps", "--no-compile", str(wheel)], python.environment)
+    done = subprocess.run([*command, "check"], capture_output=True, text=True, env=python.environment)
+    if unmet := [line for line in done.stdout.splitlines() if line.startswith("edge-audio-toolkit")]:
+        raise CheckFailed(f"pip check: {unmet[0]}")
+    return python
 
 
 def print_integers() -> None:
@@ -197,15 +234,17 @@ def difference(expected: list[dict], found: list[dict]) -> str | None:
 
 def check_target(target: Target, cache: Path, expected: dict[str, list[dict]]) -> bool:
     """Print a line per check; True if all are equal."""
-    core = build_core(cache / target.name, f"CC={target.triplet}-gcc")
-    python, all_equal = emulated(target, cache / target.name, core), True
+    folder, all_equal = cache / target.name, True
+    wheel = build_wheel(target, folder / "wheel")
+    python = install(target, folder, wheel)
     for check, reference in expected.items():
         found = python.answer(check)
         made_by = {key: found[0][key] for key in MADE_BY if key in found[0]}
         if made_by.get("machine", target.machine) != target.machine:
             raise CheckFailed(f"{check} ran on {made_by['machine']}, expected {target.machine}.")
         unequal = difference(reference, found)
-        print(json.dumps({"target": target.name, "check": check, "equal": unequal is None, **made_by}), flush=True)
+        print(json.dumps({"target": target.name, "wheel": wheel.name, "check": check, "equal": unequal is None,
+                          **made_by}), flush=True)
         if unequal:
             say(f"{target.name}: {check}: {unequal}.")
         all_equal &= not unequal
@@ -217,8 +256,9 @@ def reference_answers(cache: Path) -> dict[str, list[dict]]:
     own = {"EDGE_AUDIO_CORE": str(build_core(cache / "here")), "PYTHONPATH": str(REPOSITORY), **ONE_RUNTIME}
     here = Python("this machine", (sys.executable,), {**os.environ, **own})
     expected = {check: here.answer(check) for check in CHECKS}
-    if reason := expected["selftest"][0]["reason"]:
-        raise CheckFailed(f"{BUNDLE} fails its self-test on this machine: {reason}.")
+    for answer in expected["selftest"]:
+        if answer["reason"]:
+            raise CheckFailed(f"{answer['bundle']} fails its self-test on this machine: {answer['reason']}.")
     return expected
 
 
