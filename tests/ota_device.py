@@ -30,7 +30,8 @@ HEALTH_S = "0.6"
 SYSTEMCTL = """#!{python} -IS
 import json, os, subprocess, sys, time
 side, root = {side!r}, {root!r}
-verb, unit = sys.argv[1:]
+verb, option, unit = sys.argv[1:]
+assert option == "--no-block"
 with open(side + "/systemctl.log", "a") as log:
     log.write(verb + "\\n")
 if os.path.exists(side + "/status.json"):

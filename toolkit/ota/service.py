@@ -15,7 +15,7 @@ UNIT = "edge-audio.service"
 STATUS_VARIABLE = "EDGE_AUDIO_STATUS"
 DEFAULT_STATUS = "/run/edge-audio/status.json"
 MAX_STATUS_BYTES = 64 << 10
-STOP_S = 60.0  # for starting or stopping what has worked before
+PATIENCE_S = 60.0  # with systemd itself, which only takes note of what is to be done
 
 
 def status_path() -> Path:
@@ -32,16 +32,20 @@ def read_status() -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def systemctl(verb: str, timeout_s: float = STOP_S) -> None:
-    """``systemctl restart`` or ``stop`` of the service; DeployError with systemd's last words if it fails."""
+def systemctl(verb: str) -> None:
+    """``systemctl restart`` or ``stop`` of the service; DeployError with systemd's last words if it fails.
+
+    Without waiting: a service that finds no microphone is not ready before systemd's patience ends, and the health gate
+    says better why.
+    """
     program = shutil.which("systemctl")
     if program is None:
         raise DeployError("systemctl is not on PATH; the service needs a Linux with systemd.")
     try:
-        done = subprocess.run([program, verb, UNIT], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                              errors="replace", timeout=timeout_s)
+        done = subprocess.run([program, verb, "--no-block", UNIT], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                              errors="replace", timeout=PATIENCE_S)
     except subprocess.TimeoutExpired:
-        raise DeployError(f"systemctl {verb} {UNIT} took longer than {timeout_s:g} s; see journalctl -u {UNIT}.") \
+        raise DeployError(f"systemctl {verb} {UNIT} took longer than {PATIENCE_S:g} s; see journalctl -u {UNIT}.") \
             from None
     except OSError as error:
         raise DeployError(f"{program}: cannot be run ({error.strerror}); the service needs systemd.") from None

@@ -15,8 +15,6 @@ from toolkit.ota.layout import Root
 from toolkit.ota.recover import recover
 from toolkit.ota.release import version_order
 
-START_S = 10.0  # at least: a small board reads numpy from its card for seconds
-
 
 def try_release(root: Root, release_id: str, health_s: float, say: Callable[[str], None]) -> dict[str, Any]:
     """{release, committed, is_noop, reason}: tried and committed, or gone back from with the reason."""
@@ -51,8 +49,8 @@ def _trial(root: Root, release_id: str, health_s: float, must_stop: Callable[[],
     try:
         disk.remove(root.outcome_file)  # none: the trial goes on, or its end came suddenly
         disk.link_to(root.link("current"), f"releases/{release_id}")
-        reason = (_restart(release_id, health_s)
-                  or health.wait_until_healthy(release_id, before, health_s, must_stop))
+        service.systemctl("restart")
+        reason = health.wait_until_healthy(release_id, before, health_s, must_stop)
         if reason is None:
             commit(root, release_id)
     except DeployError as error:
@@ -60,17 +58,6 @@ def _trial(root: Root, release_id: str, health_s: float, must_stop: Callable[[],
     except Exception as error:  # whatever it is, the device goes back
         reason = f"the trial failed ({error!r})."
     return reason
-
-
-def _restart(release_id: str, health_s: float) -> str | None:
-    """None when it is done; else why not, in the service's own words if it has any."""
-    try:
-        service.systemctl("restart", timeout_s=max(health_s, START_S))
-    except DeployError as error:
-        status = service.read_status()
-        is_new = status is not None and status.get("release") == release_id
-        return (health.problem(status, release_id) if is_new else None) or str(error)
-    return None
 
 
 def commit(root: Root, release_id: str) -> None:
