@@ -167,7 +167,7 @@ def choose_decision(
     target_fa_per_hour: float,
     thresholds: Sequence[float] = THRESHOLDS,
 ) -> tuple[Decision, list[Point]] | None:
-    """Of the candidates (window_frames, hold_frames) the one that misses fewest keywords of all scenes in the target.
+    """Of the candidates (stream_window_frames, hold_frames) the one that misses fewest keywords of all scenes in the target.
 
     Each at its own operating threshold; of equal ones that with fewer false accepts, then fewer confused, then the
     first. To be called with scores of `tune`. Returns the rule's decision with window, hold and threshold replaced, and
@@ -175,7 +175,7 @@ def choose_decision(
     """
     best, candidates = None, list(candidates)
     for window in dict.fromkeys(window for window, _ in candidates):
-        rule = _with(rule, window_frames=window)
+        rule = _with(rule, stream_window_frames=window)
         peaks = _peaks_of(rule, scenes, negatives, min(thresholds))
         for hold in (hold for other, hold in candidates if other == window):
             rule = _with(rule, hold_frames=hold)

@@ -57,7 +57,7 @@ def rule_of(stage: BundleStage) -> Rule:
 
 def find_peaks(scores: np.ndarray, rule: Rule, floor: float) -> Peaks:
     """What `detections` needs of scores int8[T, labels] for any threshold from `floor` on."""
-    window = rule.decision.window_frames
+    window = rule.decision.stream_window
     is_keyword = np.array([label not in NOT_KEYWORDS for label in rule.labels])
     sums = window_sums(scores, window)
     p = keyword_posteriors(sums, rule.scale, window, is_keyword)

@@ -32,6 +32,7 @@ from .verify import check_integer
 
 SPLITS = ("tune", "report")
 SNRS_DB = (None, 10.0)  # of the streams: clean, and in noise
+WINDOWS = (1.0, 1.2)  # of a stream, to choose from: times that of a clip, which cannot be longer than the clip
 HOLDS = (5, 8, 12, 18, 25, 30)  # outputs for which a word must lead, to choose from
 OF_A_RELEASE = ("accuracy", "mean_accuracy", "mean_accuracy_loss_upper", "false_accepts_per_hour", "false_reject_rate")
 
@@ -85,7 +86,8 @@ def choose_on_streams(
     target, found = recipe.budget.false_accepts_per_hour, []
     for number, bundle in enumerate(bundles):
         scores = score_streams(bundle, dataset, "tune", negatives, snrs_db=SNRS_DB, say=say)
-        candidates = [(scores.rule.decision.window_frames, hold) for hold in HOLDS]
+        clip = scores.rule.decision.window_frames
+        candidates = [(round(factor * clip), hold) for factor in WINDOWS for hold in HOLDS]
         chosen = choose_decision(scores.rule, scores.keywords, scores.negatives, candidates, target)
         if chosen is None:
             say(f"training {number + 1}: no threshold keeps the false accepts on tune within {target} per hour")

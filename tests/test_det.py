@@ -103,7 +103,7 @@ def test_the_replay_of_real_scores():
     assert seconds == (len(scene()) + 200_000) / 16000
     compared = 0
     for window, hold, refractory in [(50, 5, 25), (8, 1, 0), (20, 3, 90)]:
-        decision = replace(rule.decision, window_frames=window, hold_frames=hold, refractory_frames=refractory)
+        decision = replace(rule.decision, stream_window_frames=window, hold_frames=hold, refractory_frames=refractory)
         tried = replace(rule, decision=decision)
         peaks = find_peaks(scores, tried, THRESHOLDS[0])
         for threshold in THRESHOLDS[::4]:
@@ -248,9 +248,9 @@ def test_the_decision_that_misses_fewest():
     scenes, negatives = synthetic()
     rule = rule_with(window=1, scale=0.25)
     decision, chosen = choose_decision(rule, scenes, negatives, [(1, 2), (1, 13), (1, 6), (1, 7)], 0.5)
-    assert (decision.window_frames, decision.hold_frames, decision.threshold) == (1, 6, THRESHOLDS[0])
+    assert (decision.stream_window, decision.hold_frames, decision.threshold) == (1, 6, THRESHOLDS[0])
     assert chosen[0].words.found == 11 and chosen[0].accepts == FalseAccepts(0, 20.0)
-    assert replace(decision, hold_frames=1, threshold=0.6) == rule.decision
+    assert replace(decision, hold_frames=1, threshold=0.6, stream_window_frames=None) == rule.decision
     held_less, point = choose_decision(rule, scenes, negatives, [(1, 2)], 0.5)
     assert point[0].words.found == 0 and held_less.threshold > 0.99
     assert choose_decision(rule, scenes, negatives[:1], [(1, 6)], 0.05) is None  # 10 h cannot show it

@@ -27,6 +27,10 @@ def main(argv: list[str] | None = None) -> int:
             from .ota.__main__ import main as ota
 
             return ota(argv[1:], "edge-audio ota")
+        if argv[:1] == ["update"]:  # one of its commands, by a shorter name
+            from .ota.__main__ import main as ota
+
+            return ota(argv, "edge-audio")
         arguments = parser().parse_args(argv)
         return arguments.run(arguments)
     except EdgeAudioError as error:
@@ -91,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--channel", help="0, 1, ... or mix")
     command("doctor", run_doctor, "what this machine has and lacks", bundles=None)
     commands.add_parser("ota", help="the releases on this device: staged, tried, committed, or gone back from")
+    commands.add_parser("update", help="fetch the release that a published folder offers, and try it")
     return top
 
 

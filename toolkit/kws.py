@@ -1,8 +1,8 @@
 """Keyword spotting: per-frame int8 scores -> detections of a stream, or one label per clip.
 
-Scores (logits) of the last `window_frames` model outputs are summed in int32 outside the graph; frames before the
-start count as nothing. The posterior is softmax(sum * scale / window_frames), rounded to 1e-6 so that the last bit of
-a platform's exp cannot flip a threshold.
+Scores (logits) of the last model outputs, `window_frames` of a clip or `stream_window` of a stream, are summed in int32
+outside the graph; frames before the start count as nothing. The posterior is softmax(sum * scale / window), rounded to
+1e-6 so that the last bit of a platform's exp cannot flip a threshold.
 
 In a stream a keyword leads while it is the best label and the posterior that any keyword was said, the sum of theirs,
 is at least `threshold`. It is reported when it has led for `hold_frames` outputs in a row, once for as long as it
@@ -73,14 +73,14 @@ class KeywordDetector:
     def __init__(self, labels: tuple[str, ...], decision: Decision, scale: float, threshold: float | None = None):
         self._labels = labels
         self._keyword = [label not in NOT_KEYWORDS for label in labels]
-        self._decision, self._factor = decision, scale / decision.window_frames
+        self._decision, self._factor = decision, scale / decision.stream_window
         self._threshold = decision.threshold if threshold is None else threshold
         self.reset()
 
     def reset(self) -> None:
         """As at the start of a stream."""
         nothing = [0] * len(self._labels)
-        self._sums, self._window = nothing, deque([nothing] * self._decision.window_frames)
+        self._sums, self._window = nothing, deque([nothing] * self._decision.stream_window)
         self._frame = 0
         self._quiet_until = 0  # the first frame at which the next detection may come
         self._leader, self._led = -1, 0  # the keyword that leads, and for how many frames it has

@@ -95,12 +95,18 @@ class FrontEnd:
 class Decision:
     """How scores become a decision; all times in output frames of the model."""
 
-    window_frames: Frames  # scores are summed over this many
+    window_frames: Frames  # scores are summed over this many, of a clip
     flush_frames: FramesOrZero  # of silence after a clip, until the receptive field has passed its end
     threshold: Fraction  # on the posterior of all keywords together: softmax of the mean scores of the window
     refractory_frames: FramesOrZero  # after a detection, no other for this long
     rule: Literal["peak"]  # of clips, see kws.py
     hold_frames: Frames = 1  # a keyword is reported when it has led, over the threshold, for this many
+    stream_window_frames: Frames | None = None  # scores are summed over this many, of a stream; None: as of a clip
+
+    @property
+    def stream_window(self) -> int:
+        """Frames over which the scores of a stream are summed."""
+        return self.stream_window_frames or self.window_frames
 
 
 @dataclass(frozen=True)

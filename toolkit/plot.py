@@ -26,10 +26,10 @@ def plot(bundle: Bundle, samples: np.ndarray, output: Path) -> list[Detection]:
         raise AudioFileError(f"the recording has {len(samples)} samples, too few for a decision; give 0.1 s at least.")
     scores = stage.scores(features)
     decision, labels = bundle.manifest.decision, bundle.manifest.labels
-    sums, scale = window_sums(scores, decision.window_frames), stage.model.output.scale
-    p = posteriors(sums, scale, decision.window_frames)
+    sums, scale = window_sums(scores, decision.stream_window), stage.model.output.scale
+    p = posteriors(sums, scale, decision.stream_window)
     is_keyword = np.array([label not in NOT_KEYWORDS for label in labels])
-    of_any = keyword_posteriors(sums, scale, decision.window_frames, is_keyword)
+    of_any = keyword_posteriors(sums, scale, decision.stream_window, is_keyword)
     detections = stage.detect(scores)
 
     seconds = len(samples) / rate

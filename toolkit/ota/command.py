@@ -15,6 +15,7 @@ from typing import Any
 from toolkit.errors import EdgeAudioError, UsageError
 from toolkit.ota import disk, recover, service, trust
 from toolkit.ota.layout import DEFAULT_ROOT, Root
+from toolkit.ota.pull import CHANNEL, Wish, pull
 from toolkit.ota.receive import missing, receive
 from toolkit.ota.release import MAX_BYTES, Release, parse_release
 from toolkit.ota.runtime import make_runtime
@@ -58,6 +59,15 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     command("clean", answer_clean, "remove what neither current, committed nor previous need")
     command("trust", answer_trust, "take the keyring.json on stdin, followed by its keyring.sig",
             reads=lambda: trust.read_pair(sys.stdin.buffer))
+    sub = command("update", answer_update, "fetch the release that a published folder offers, and try it",
+                  changes=False)
+    sub.add_argument("url", metavar="URL", help="of the folder: https, http, or file:///PATH")
+    sub.add_argument("--profile", metavar="NAME", help="of this board (default: that of the last time, or the only one "
+                     "for its processor)")
+    sub.add_argument("--channel", default=CHANNEL, metavar="NAME", help="that is followed (default: %(default)s)")
+    sub.add_argument("--retry", action="store_true", help="try a release again that the device went back from")
+    sub.add_argument("--dry-run", action="store_true", help="say what would be done, and change nothing")
+    _health_option(sub)
 
 
 def _health_option(sub: argparse.ArgumentParser) -> None:
@@ -91,9 +101,9 @@ def answer_status(root: Root, arguments: argparse.Namespace) -> Answer:
     return {
         "root": str(root.path), "current": root.current, "committed": root.committed, "previous": root.previous,
         "is_trial": root.current != root.committed, "floor": root.floor(), "releases": root.staged(),
-        "outcome": root.read_json(root.outcome_file), "service": service.read_status(),
-        "free_bytes": disk.free_bytes(root.path), "machine": os.uname().machine,
-        "python": ".".join(map(str, sys.version_info[:3])), **trust.report(root.path, bundles),
+        "outcome": root.read_json(root.outcome_file), "index": root.read_json(root.index_file),
+        "service": service.read_status(), "free_bytes": disk.free_bytes(root.path),
+        "machine": os.uname().machine, "python": ".".join(map(str, sys.version_info[:3])), **trust.report(root.path, bundles),
     }
 
 
@@ -133,6 +143,12 @@ def answer_clean(root: Root, arguments: argparse.Namespace) -> Answer:
 
 def answer_trust(root: Root, arguments: argparse.Namespace) -> Answer:
     return trust.accept(root.path, *arguments.input)
+
+
+def answer_update(root: Root, arguments: argparse.Namespace) -> Answer:
+    wish = Wish(_health_s(arguments), arguments.channel, arguments.profile, arguments.retry, arguments.dry_run)
+    with contextlib.nullcontext() if wish.dry_run else recover.change(root, say):
+        return pull(root, arguments.url, wish, say)
 
 
 def _recover_if_free(root: Root) -> bool:

@@ -27,6 +27,7 @@ class Root:
         self.blobs, self.incoming, self.runtimes, self.releases = (self.path / name for name in FOLDERS)
         self.boot, self.trust = self.path / "boot", self.path / "trust"
         self.outcome_file, self.floor_file = self.path / "outcome.json", self.path / "floor.json"
+        self.index_file = self.path / "index.json"
         self.lock_descriptor: int | None = None  # while it is held
 
     # --- links ---
