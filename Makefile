@@ -9,7 +9,7 @@ TFLM := .venv-tflm
 HOST := .venv-host
 LITERT := .venv-litert
 # These hold TensorFlow in the process, in which tflite-runtime then loads no model (tests/conftest.py).
-TENSORFLOW_TESTS := architectures channels distill distribute layers prune train
+TENSORFLOW_TESTS := architectures channels distill distribute layers prune qat train
 # The newest Python beside tflite-runtime's last one; used for the second runtime and numpy 2.
 PYTHON_LITERT ?= $(PYTHON)
 
@@ -52,15 +52,15 @@ golden: core $(HOST)/ready ## rewrite the golden vectors; check fails on any dif
 	$(HOST)/bin/python tests/golden_lstm.py
 	$(HOST)/bin/python tests/golden_models.py
 
-check-arm: setup ## the same integers on aarch64, armv7, Cortex-M4 and M55 under qemu
+check-arm: setup ## the same integers on aarch64, armv7 (from their wheels), Cortex-M4 and M55 under qemu
 	$(DEVICE)/bin/python tests/arm/check_arm.py
 	$(DEVICE)/bin/python tests/arm/check_runtime.py
 
 lint: $(HOST)/ready ## ruff
 	$(HOST)/bin/python -m ruff check .
 
-wheels: $(HOST)/ready ## the wheel of this platform, in dist/
-	$(HOST)/bin/python -m pip wheel -q --no-deps --no-build-isolation -w dist .
+wheels: $(DEVICE)/ready ## the wheels for x86-64, aarch64 and armv7, in dist/ (ARCH=NAME: that one alone)
+	$(DEVICE)/bin/python -m devices.wheels $(ARCH)
 
 clean: ## all that make made, environments included
 	rm -rf $(DEVICE) $(HOST) $(LITERT) $(TFLM) build dist *.egg-info $(CORE)
@@ -76,7 +76,7 @@ endef
 
 $(DEVICE)/ready: pyproject.toml setup.py | $(CORE)
 	@echo "setting up $(DEVICE) (about 20 s)" >&2
-	$(call venv,$(PYTHON),$(DEVICE),"setuptools>=68" && EDGE_AUDIO_SKIP_CORE=1 $(DEVICE)/bin/python -m pip install -q --disable-pip-version-check -e ".[all]")
+	$(call venv,$(PYTHON),$(DEVICE),"setuptools>=77" && EDGE_AUDIO_SKIP_CORE=1 $(DEVICE)/bin/python -m pip install -q --disable-pip-version-check -e ".[all]")
 
 $(HOST)/ready: requirements-host.txt
 	@echo "setting up $(HOST) with TensorFlow (2.5 GB, some minutes)" >&2

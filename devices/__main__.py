@@ -6,10 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from devices import keygen
+from devices import deploy, fleet, keygen, keyring, publish, service
 from toolkit.errors import EdgeAudioError
 
-COMMANDS = (keygen,)  # modules: add_command(commands) names the subcommand and the function that runs it
+# modules: add_command(commands) names the subcommand and the function that runs it
+COMMANDS = (keygen, keyring, deploy, service, fleet, publish)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,6 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EdgeAudioError as error:
         print(f"devices: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("devices: stopped; the same command goes on", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -239,6 +239,13 @@ class PruneSettings:
 class QuantizeSettings:
     """From float weights to int8."""
 
+    method: Literal["post_training", "aware"] = setting(
+        "post_training",
+        doc="weights as they were trained, or trained with the rounding of int8: python -m quantize.qat",
+    )
+    clusters: int = setting(
+        0, unit="values", low=0, high=255, doc="that the weights of each kernel share, by quantize.qat; 0: any"
+    )
     representative_clips: int = setting(
         512,
         unit="clips",
@@ -247,6 +254,10 @@ class QuantizeSettings:
         doc="training clips that set the int8 ranges, drawn evenly over the labels",
     )
     seed: int = setting(1, low=0, high=2**31 - 1, doc="draws the representative clips")
+
+    def __post_init__(self):
+        if 0 < self.clusters < 4:
+            raise ConfigError(f"clusters is {self.clusters}: expected 4 or more, or 0 for none")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import numpy as np
 from models.recipe import Recipe
 from toolkit.errors import VerificationError
 
+from .ranges import Ranges, ranges_of, read_ranges, with_ranges
 from .slim import slim, tflite_schema
 
 TIME_LIMIT_S = 600
@@ -36,9 +37,22 @@ class Converted:
 
 
 def convert(recipe: Recipe, weights: Path, codes: np.ndarray) -> Converted:
-    """The recipe's step model, calibrated on int8 codes [n, T, width]. Raises VerificationError if the converter dies
-    or hangs, or if the float step is not the float whole."""
-    return in_child(_convert, recipe, weights, codes)
+    """The recipe's step model, calibrated on int8 codes [n, T, width]; with quantize.method aware, with the ranges
+    beside the weights. Raises VerificationError if the converter dies or hangs, or if the float step is not the float
+    whole, ConfigError without such ranges."""
+    ranges = read_ranges(weights) if recipe.quantize.method == "aware" else None
+    return in_child(_convert, recipe, weights, codes, ranges)
+
+
+def calibrated_ranges(recipe: Recipe, weights: Path, codes: np.ndarray) -> Ranges:
+    """Of every activation, on int8 codes [n, T, width], by the layer at which int8 rounds it. Raises as convert."""
+    return in_child(_calibrated_ranges, recipe, weights, codes)
+
+
+def int16_model(recipe: Recipe, weights: Path, codes: np.ndarray) -> bytes:
+    """The same step model with activations of 16 bits and weights of 8, calibrated on int8 codes [n, T, width]: to
+    measure (quantize/int16.py), not to be shipped. Raises as convert."""
+    return in_child(_int16_model, recipe, weights, codes)
 
 
 def float_scores(recipe: Recipe, weights: Path, codes: np.ndarray) -> np.ndarray:
@@ -72,7 +86,25 @@ def _float_scores(recipe: Recipe, weights: Path, codes: np.ndarray) -> np.ndarra
     return scores_of(whole, codes)
 
 
-def _convert(recipe: Recipe, weights: Path, codes: np.ndarray) -> Converted:
+def _convert(recipe: Recipe, weights: Path, codes: np.ndarray, ranges: Ranges | None) -> Converted:
+    step, representative_dataset, stride = _step_form(recipe, weights, codes)
+    model = int8_model(step, representative_dataset, ranges)
+    steps_per_second = recipe.features.sample_rate_hz / recipe.features.hop_length / stride
+    return Converted(model, stride, round(macs_per_step(model) * steps_per_second))
+
+
+def _calibrated_ranges(recipe: Recipe, weights: Path, codes: np.ndarray) -> Ranges:
+    step, representative_dataset, _ = _step_form(recipe, weights, codes)
+    return ranges_of(_calibrated(step, representative_dataset))
+
+
+def _int16_model(recipe: Recipe, weights: Path, codes: np.ndarray) -> bytes:
+    step, representative_dataset, _ = _step_form(recipe, weights, codes)
+    return slim(_converted(step, representative_dataset, "int16"))
+
+
+def _step_form(recipe: Recipe, weights: Path, codes: np.ndarray) -> tuple:
+    """(the float step model as it is converted, its representative data set, its stride)."""
     from models.epochs import MODEL_SCALE
     from models.layers import build_step, tf
     from models.train import load_weights, make_model
@@ -104,15 +136,41 @@ def _convert(recipe: Recipe, weights: Path, codes: np.ndarray) -> Converted:
             for inputs, _ in steps(clip):
                 yield {t.name: inputs[t.name] for t in fused.inputs}
 
-    model = int8_model(fused, representative_dataset)
-    steps_per_second = recipe.features.sample_rate_hz / recipe.features.hop_length / module.STRIDE
-    return Converted(model, module.STRIDE, round(macs_per_step(model) * steps_per_second))
+    return fused, representative_dataset, module.STRIDE
 
 
-def int8_model(step, representative_dataset) -> bytes:
-    """The flatbuffer of a Keras step model, full-integer, slim. representative_dataset() yields {input: float32[...]}.
+def int8_model(step, representative_dataset, ranges: Ranges | None = None) -> bytes:
+    """The flatbuffer of a Keras step model, full-integer, slim. representative_dataset() yields {input: float32[...]};
+    ranges: for the ones that it would give to the activations of each layer.
     To be called in a process that may hold TensorFlow."""
+    if ranges is None:
+        return slim(_converted(step, representative_dataset))
+    from tensorflow.lite.python.convert import mlir_quantize
+
     from models.layers import tf
+
+    return slim(
+        mlir_quantize(
+            with_ranges(_calibrated(step, representative_dataset), ranges),
+            fully_quantize=True,
+            input_data_type=tf.int8,
+            output_data_type=tf.int8,
+            disable_per_channel_for_dense_layers=True,
+        )
+    )
+
+
+def _calibrated(step, representative_dataset) -> bytes:
+    """The fused flatbuffer in float, with the range of each activation."""
+    return _converted(step, representative_dataset, _experimental_calibrate_only=True)
+
+
+def _converted(step, representative_dataset, activations: str = "int8", **options) -> bytes:
+    from models.layers import tf
+
+    kinds = tf.lite.OpsSet
+    int16x8 = kinds.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+    ops, dtype = {"int8": (kinds.TFLITE_BUILTINS_INT8, tf.int8), "int16": (int16x8, tf.int16)}[activations]
 
     with tempfile.TemporaryDirectory() as folder:
         holder = tf.Module()
@@ -123,10 +181,12 @@ def int8_model(step, representative_dataset) -> bytes:
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = representative_dataset
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = converter.inference_output_type = tf.int8
+        converter.target_spec.supported_ops = [ops]
+        converter.inference_input_type = converter.inference_output_type = dtype
         converter._experimental_disable_per_channel_quantization_for_dense_layers = True
-        return slim(converter.convert())
+        for name, value in options.items():
+            setattr(converter, name, value)
+        return converter.convert()
 
 
 def macs_per_step(model: bytes) -> int:

@@ -43,12 +43,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # Tests of the host's folders; where TensorFlow is not installed (a device, .venv-litert) they do not belong to the run.
 HOST_TESTS = [f"test_{name}.py" for name in """action architectures arena augment channels compare conditions data det
-              distill distribute facts fetch layer_error layers micro mine op_versions oracle own plan prune quantize
-              recipe samples search slim sound_groups speak streams train""".split()]
+              distill distribute facts fetch int16 layer_error layers micro mine op_versions oracle own plan prune qat
+              quantize recipe samples search slim sound_groups speak streams train figures gates_failing
+              release""".split()]
 collect_ignore = [] if importlib.util.find_spec("tensorflow") else HOST_TESTS
 # These hold TensorFlow in the process, in which tflite-runtime then loads no model: `make check` runs them apart.
 TENSORFLOW_TESTS = tuple(f"test_{name}.py" for name in """architectures channels distill distribute layers prune
-                         train""".split())
+                         qat train""".split())
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

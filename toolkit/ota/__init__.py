@@ -9,6 +9,7 @@
     ROOT/current             -> releases/ID that the service starts
     ROOT/committed           -> releases/ID that passed the health gate last: the rename of this link is the commit
     ROOT/previous            -> releases/ID that was committed before it
+    ROOT/back                -> what was committed when a trial began: renamed to `current` to go back
     ROOT/floor.json          versions below are refused; those of `committed` count too
     ROOT/trust/              *.pub of those whose bundles are taken
     ROOT/boot                run before the service starts: what was not committed is gone back from

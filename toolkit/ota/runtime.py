@@ -57,11 +57,13 @@ def _named_wheels(root: Root, runtime: Runtime) -> Path:
 
 
 def _run(root: Root, command: list[str], problem: str, way_out: str) -> None:
-    """The command holds our lock as well: if we are killed, nobody touches the folder while it still writes."""
+    """The command holds our lock as well: if we are killed, nobody touches the folder while it still writes. It does not
+    see our PYTHONPATH: where that is the wheel, pip would take the toolkit for installed already."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     lock = () if root.lock_descriptor is None else (root.lock_descriptor,)
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-                              pass_fds=lock, cwd=root.path)
+                              pass_fds=lock, cwd=root.path, env=environment)
     except OSError as error:
         raise DeployError(f"{problem} ({command[0]}: {error.strerror}); {way_out}.") from None
     if done.returncode:

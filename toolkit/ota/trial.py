@@ -15,6 +15,7 @@ from toolkit.ota.layout import Root
 from toolkit.ota.recover import recover
 from toolkit.ota.release import version_order
 
+ATTEMPTS, PAUSE_S = 3, 1.0  # to go back
 
 def try_release(root: Root, release_id: str, health_s: float, say: Callable[[str], None]) -> dict[str, Any]:
     """{release, committed, is_noop, reason}: tried and committed, or gone back from with the reason."""
@@ -27,7 +28,7 @@ def try_release(root: Root, release_id: str, health_s: float, say: Callable[[str
         if reason is not None:
             say(f"{release_id} is {'committed, but' if is_committed else 'not committed:'} {reason}")
         if not is_committed:
-            recover(root, say)
+            go_back_surely(root, say)
         outcome = {"release": release_id, "committed": is_committed, "reason": reason, "time": int(time.time())}
         try:
             disk.write_whole(root.outcome_file, canonical_json(outcome))
@@ -43,11 +44,26 @@ def roll_back(root: Root, health_s: float, say: Callable[[str], None]) -> dict[s
     return try_release(root, root.previous, health_s, say)
 
 
+def go_back_surely(root: Root, say: Callable[[str], None]) -> None:
+    """``recover``, again if the disk refuses: a device must not be left with what has just failed its trial."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            recover(root, say)
+            return
+        except DeployError as error:
+            if attempt == ATTEMPTS:
+                raise
+            say(str(error))
+            time.sleep(PAUSE_S)
+
+
 def _trial(root: Root, release_id: str, health_s: float, must_stop: Callable[[], str | None]) -> str | None:
     """From the switch to the commit; a sentence if it did not come to that."""
     before = service.read_status()
     try:
         disk.remove(root.outcome_file)  # none: the trial goes on, or its end came suddenly
+        if root.committed:
+            disk.link_to(root.link("back"), f"releases/{root.committed}")  # going back is then one rename
         disk.link_to(root.link("current"), f"releases/{release_id}")
         service.systemctl("restart")
         reason = health.wait_until_healthy(release_id, before, health_s, must_stop)
