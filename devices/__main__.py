@@ -6,11 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from devices import deploy, fleet, keygen, keyring, publish, service
+from devices import boards, deploy, fleet, keygen, keyring, publish, service
 from toolkit.errors import EdgeAudioError
 
 # modules: add_command(commands) names the subcommand and the function that runs it
-COMMANDS = (keygen, keyring, deploy, service, fleet, publish)
+COMMANDS = (boards, keygen, keyring, deploy, service, fleet, publish)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

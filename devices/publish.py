@@ -66,7 +66,7 @@ def make_publisher(folder: Path, key: PrivateKey, trust: Path | None = None, cha
 
 
 def publish(publisher: Publisher, order: Order, again: bool = False, version: int = 1) -> dict[str, Any]:
-    """Offer ``order`` to the devices of its profile: {folder, channel, version, profile, release, is_new, blobs, bytes}.
+    """Offer ``order`` to the devices of its profile: {folder, channel, version, profile, release, is_new, ...}.
 
     ``again``: devices that went back from this very release shall try it once more. ``version``: of the index, at
     least. SignatureError for bundles, or an index that is there, which are not signed by the publisher's keys;

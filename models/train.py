@@ -41,6 +41,9 @@ RESET_SHARE = 0.5  # of the batches: the state is reset at the clip, as in class
 class Adaptation(Protocol):
     """What changes the weights of a training beside its optimizer, as pruning does (quantize/prune.py)."""
 
+    def prepare(self, averaged: keras.Model) -> None:
+        """The model that is measured, before it gets its first weights."""
+
     def after_step(self, step: int) -> None:
         """After each step, of which there have been `step` since the training began: on every worker."""
 
@@ -134,6 +137,8 @@ def train(
         raise ConfigError(
             f"prune.sparsity is {recipe.prune.sparsity}: this recipe is trained by python -m quantize.prune train."
         )
+    if recipe.quantize.method == "aware" and not adapt:
+        raise ConfigError("quantize.method is aware: this recipe is trained by python -m quantize.qat.")
     if settings.strategy == "multi_worker":
         log("waiting for all workers of TF_CONFIG")
     crew = make_crew(settings)
@@ -179,6 +184,8 @@ def train(
     if checkpoint.restore(latest) and latest:
         log(f"resuming after epoch {int(done)} from {latest}")
     adaptation = adapt(model, steps_per_epoch) if adapt else None
+    if adaptation:
+        adaptation.prepare(averaged)
     tf.random.set_seed(settings.seed + crew.worker)  # dropout
     events = tf.summary.create_file_writer(str(run / "events"))
 

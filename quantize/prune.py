@@ -62,6 +62,9 @@ class Masks:
         self._weights = [(i, v) for i, v in enumerate(model.weights) if is_pruned(v.name)]
         self._masks = {i: v.numpy() != 0 for i, v in self._weights}
 
+    def prepare(self, averaged) -> None:
+        """Nothing: zeros are in the weights."""
+
     def after_step(self, step: int) -> None:
         self._step.assign(step)
         chooses = self._chooses()

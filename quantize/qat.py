@@ -8,7 +8,7 @@ By the recipe's section `quantize`:
 
 Weights that are zero stay zero, so that what pruning made survives. What leaves is float weights as before, for `python
 -m quantize RECIPE --weights RUN/weights.npz`, which converts them with the trained ranges. A few epochs at a twentieth
-of the learning rate will do; tune_accuracy in the history is that of the float weights.
+of the learning rate will do; tune_accuracy in the history is that of the rounded network.
 
 Where is rounded, the converter says: the given weights are calibrated on clips of the training set, and each operator
 of the fused graph names the layer that it ends with. Its range is kept through the training, and given back to the
@@ -48,12 +48,16 @@ class FineTuning:
     """
 
     def __init__(self, model, ranges: Ranges | None, clusters: int):
-        if ranges is not None:
-            round_in_place(model, ranges)
+        self._ranges = ranges
+        self.prepare(model)
         kernels = [(i, v) for i, v in enumerate(model.weights) if "kernel" in v.name]
         self._masks = [(i, v, v.numpy() != 0) for i, v in kernels]
         self._masks = [(i, v, mask) for i, v, mask in self._masks if not mask.all()]
         self._clusters = Clusters(model, clusters) if clusters else None
+
+    def prepare(self, averaged) -> None:
+        if self._ranges is not None:
+            round_in_place(averaged, self._ranges)
 
     def after_step(self, step: int) -> None:
         for _, variable, mask in self._masks:

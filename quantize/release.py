@@ -32,6 +32,7 @@ from .card import make_card
 from .facts import facts_of_release
 from .figures import check_release, choose_on_streams, measure_cost, measure_runs, measure_streams, publish
 from .pack import Packer
+from .ranges import FILE as RANGES
 
 
 def release(recipe, data: Path, runs: list[Path], negatives: dict[str, list[Path]]) -> dict:
@@ -65,6 +66,8 @@ def release(recipe, data: Path, runs: list[Path], negatives: dict[str, list[Path
         check_release(recipe, known)
         zoo.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(weights, zoo / "weights.npz")
+        if recipe.quantize.method == "aware":
+            shutil.copyfile(weights.with_name(RANGES), zoo / RANGES)
         shutil.copyfile(Path(folder) / "det.png", zoo / "det.png")
     (zoo / "accuracy.json").write_text(json.dumps(known, indent=1) + "\n")
     facts = facts_of_release(known)

@@ -1,9 +1,11 @@
 """Device profiles: those of the checkout are read, name themselves, and give a reason for every limit."""
 
+import json
 import re
 
 import pytest
 
+from devices.__main__ import main
 from toolkit.errors import ConfigError
 from toolkit.profile import FOLDER, DeviceProfile, load_profile
 
@@ -68,3 +70,10 @@ def test_a_mistake_is_one_sentence_with_file_and_place(tmp_path, old, new, said)
 def test_a_missing_file_is_one_sentence(tmp_path):
     with pytest.raises(ConfigError, match="nowhere.yaml cannot be read"):
         load_profile(tmp_path / "nowhere.yaml")
+
+
+def test_the_list_of_profiles(capsys):
+    assert main(["list"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["name"] for one in found] == sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    assert {"rpi4", "esp32-s3"} <= {one["name"] for one in found}

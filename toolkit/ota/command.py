@@ -103,7 +103,8 @@ def answer_status(root: Root, arguments: argparse.Namespace) -> Answer:
         "is_trial": root.current != root.committed, "floor": root.floor(), "releases": root.staged(),
         "outcome": root.read_json(root.outcome_file), "index": root.read_json(root.index_file),
         "service": service.read_status(), "free_bytes": disk.free_bytes(root.path),
-        "machine": os.uname().machine, "python": ".".join(map(str, sys.version_info[:3])), **trust.report(root.path, bundles),
+        "machine": os.uname().machine, "python": ".".join(map(str, sys.version_info[:3])),
+        **trust.report(root.path, bundles),
     }
 
 

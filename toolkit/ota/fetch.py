@@ -44,8 +44,8 @@ class Source:
             parts, is_right = urlsplit(""), False
         is_right = is_right or (parts.scheme == "file" and parts.netloc in ("", "localhost"))
         if not is_right or parts.query or parts.fragment or not url.isprintable() or " " in url:
-            raise UsageError(f"URL is {url!a}, expected https://HOST/PATH, http://HOST/PATH or file:///PATH of a folder "
-                             f"that `python -m devices publish` made.")
+            raise UsageError(f"URL is {url!a}, expected https://HOST/PATH, http://HOST/PATH or file:///PATH of a "
+                             f"folder that `python -m devices publish` made.")
         self.url, self._is_file = url.rstrip("/"), parts.scheme == "file"
         self._deadline = time.monotonic() + patience_s
         self._opener: Any = None

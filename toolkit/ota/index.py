@@ -114,7 +114,8 @@ def parse_index(data: bytes, where: str = INDEX) -> Index:
     for name, offer in index.profiles.items():
         parse_release(offer.release.to_bytes(), f"{where}: {name}")
         if lacking := sorted(offer.release.blobs - index.blobs.keys()):
-            raise DeployError(f"{where}: {name} needs the file {lacking[0]}, of which no size is given; publish it again.")
+            raise DeployError(f"{where}: {name} needs the file {lacking[0]}, of which no size is given; publish it "
+                              f"again.")
         if offer.since > index.version:
             raise DeployError(f"{where}: {name} is offered since {offer.since}, expected at most {index.version}, the "
                               f"version; publish it again.")

@@ -139,8 +139,8 @@ def take_index(root: Root, source: Source, wish: Wish, present: Keyring | None,
     where = f"{source.url}/{INDEX}"
     index, signed_by = check_index(data, signature, keys, source.url)
     if index.channel != wish.channel:
-        raise DeployError(f"{where}: channel is {index.channel}, expected {wish.channel}; correct the URL, or follow the "
-                          f"other one on purpose (--channel).")
+        raise DeployError(f"{where}: channel is {index.channel}, expected {wish.channel}; correct the URL, or follow "
+                          f"the other one on purpose (--channel).")
     if present is not None and present.version < (index.keyring or 0):
         raise DeployError(f"{where}: was published with version {index.keyring} of the keyring, but "
                           f"{source.url}/keyrings has none after {present.version}; publish them, too (--trust).")
@@ -197,7 +197,8 @@ def fetch_blob(root: Root, source: Source, digest: str, size: int, there: int, s
     answer = _append(root, digest, size, there, b"")
     while not answer["is_complete"]:
         before = answer["received_bytes"]
-        trouble = Unreachable(f"{source.url}/{path}: ended after {before} of {size} bytes; try again, it goes on there.")
+        trouble = Unreachable(f"{source.url}/{path}: ended after {before} of {size} bytes; try again, it goes on "
+                              f"there.")
         try:
             for piece in source.pieces(path, before):
                 answer = _append(root, digest, size, answer["received_bytes"], piece)
@@ -218,7 +219,7 @@ def _append(root: Root, digest: str, size: int, there: int, data: bytes) -> dict
 
 
 def _try(root: Root, wish: Wish, taken: Taken, offer: Offer, say: Say) -> dict[str, Any]:
-    """{committed, reason}. That it is tried is on the disk before it is: a device that it crashes must stop some day."""
+    """{committed, reason}. The attempt is on the disk before it begins: what crashes the device must end some day."""
     release_id = offer.release.id
     attempts = taken.trial.attempts if taken.trial and _is_of(taken.trial, offer) and not wish.retry else 0
     trial = Trial(release_id, offer.since, attempts + 1, False, None)
