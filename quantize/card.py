@@ -30,8 +30,9 @@ def make_card(recipe: Recipe, about: str, known: dict, licences: list[dict]) -> 
         f"Keywords of the split at known times over its background, and keyword-free audio "
         f"({negatives['report']} on `report`, {negatives['tune']} on `tune`). The threshold "
         f"{decision['threshold']:.4f}, held for {decision['hold_frames']} scores, each over a window of "
-        f"{decision['stream_window_frames']}, was chosen on `tune` for at most {streams['target_fa_per_hour']} false "
-        f"accepts per hour (upper 95 % bound); `report` states what it gives.",
+        f"{decision['stream_window_frames']}, was chosen on `tune` for at most {streams['chosen_for']} false accepts "
+        f"per hour (upper 95 % bound); on `report`, which states what it gives, {streams['target_fa_per_hour']} are "
+        "allowed.",
         _table(
             ["split", "background", "missed", "false accepts", "hours", "per hour"],
             [_stream_row(split, point) for split in ("tune", "report") for point in streams[split]],

@@ -30,7 +30,15 @@ from .baseline import write_baseline
 from .calibrate import representative_codes
 from .card import make_card
 from .facts import facts_of_release
-from .figures import check_release, choose_on_streams, measure_cost, measure_runs, measure_streams, publish
+from .figures import (
+    check_release,
+    choose_on_streams,
+    measure_cost,
+    measure_runs,
+    measure_streams,
+    publish,
+    tune_target,
+)
 from .pack import Packer
 from .ranges import FILE as RANGES
 
@@ -49,7 +57,8 @@ def release(recipe, data: Path, runs: list[Path], negatives: dict[str, list[Path
         best, weights = tried[number], tried[number].run / "weights.npz"
         say(f"seed {best.seed} misses fewest on the streams of tune; what is published of it")
         bundle = packer.pack(scratch, best.converted, weights, decision)
-        streams = {"target_fa_per_hour": recipe.budget.false_accepts_per_hour, "tune": on_tune}
+        targets = {"target_fa_per_hour": recipe.budget.false_accepts_per_hour, "chosen_for": tune_target(recipe)}
+        streams = {**targets, "tune": on_tune}
         png = Path(folder) / "det.png"
         streams |= measure_streams(recipe, bundle, dataset, negatives["report"], decision, png)
         streams["negatives"] = {

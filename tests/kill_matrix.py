@@ -2,15 +2,13 @@
 
     python tests/kill_matrix.py [--full] [--table] [--operation NAME]
 
-For every operation of the installer, the calls that it makes inside ROOT are counted in a clean run. Then it is run
-again and again, each time on a fresh device, with one of these calls failing (ENOSPC, EIO) or being its last (SIGKILL);
-and the power is cut after each of them, in every way in which unsynced writes can be lost (tests/kill_replay.py; a disk
-that several cuts leave is one case). After each the device is rebooted, and then
+The calls that an operation makes inside ROOT are counted in a clean run. Then it is run again and again, each time on a
+fresh device, with one of them failing (ENOSPC, EIO) or its last (SIGKILL); and the power is cut after each, in each way
+in which unsynced writes can be lost (tests/kill_replay.py; equal disks are one case). After each a reboot, and then
 
 * ``current`` is ``committed``, and both are the old or the new release, with every byte of it;
 * the lowest version that is taken has not moved but by a commit, and nothing outside of ROOT has changed;
 * the same command, run again, ends where it would have ended, and leaves nothing behind that `clean` does not remove.
-
 One JSON line per case on stdout; exit 1 if one of them did not survive. Without --full a sample of all cases.
 """
 
@@ -167,8 +165,6 @@ class Matrix:
             yield from self.said(ended) if operation.name != "boot" else ()  # systemd starts it again
             if (current := linked(root, "current")) and (problem := incomplete(root, current)):
                 yield f"before the reboot, current: {problem}"
-            if ended.code != -9 and operation.name.startswith(("try", "rollback")):
-                yield from self.at_rest()
         if problem := device.reboot():
             yield problem
         yield from self.state(operation)
@@ -184,12 +180,12 @@ class Matrix:
             yield f"run again, it ended in another state: {difference}"
 
     def at_rest(self) -> Iterator[str]:
-        """After a fault that the installer has outlived nothing uncommitted runs, without any reboot."""
+        """After a fault that was outlived nothing uncommitted runs, before any reboot."""
         current, committed = (linked(self.device.root, name) for name in ("current", "committed"))
-        started = (self.device.side / "starts").read_text().splitlines()
+        started = (self.device.side / "starts").read_text().split("\n")[:-1]
         if current != committed:
             yield f"before the reboot, current is {current}, but {committed} is committed"
-        elif committed and started and started[-1] != committed:
+        elif committed and started[-1:] != [committed]:
             yield f"before the reboot, {started[-1] or 'nothing'} runs, but {committed} is committed"
 
     @staticmethod
@@ -294,7 +290,8 @@ class Matrix:
         if not any((call.name, call.paths()) == (target.name, target.paths()) for call in hit):
             raise RuntimeError(f"{operation.name}: {fault} should have hit {describe(target)}, but hit "
                                f"{', '.join(map(describe, hit)) or 'nothing'}")
-        found = list(self.complaints(operation, ended))
+        outlived = ended.code != -9 and operation.name.startswith(("try", "rollback"))
+        found = [*(self.at_rest() if outlived else ()), *self.complaints(operation, ended)]
         if stray := self.outside(calls):
             found.append(f"{stray} was changed")
         return Case(operation.name, fault, self.short(describe(target)), tuple(map(self.short, found)))

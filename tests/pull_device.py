@@ -142,7 +142,9 @@ class Answer(BaseHTTPRequestHandler):
         self.end_headers()
         if mood == "cut":
             data = data[:start + max(1, (len(data) - start) // 2)]
-        self.wfile.write(bytes(len(data) - start) if mood == "other bytes" else data[start:])
+        if mood == "other bytes":
+            data = bytes(len(data))
+        self.wfile.write(data[start:] + bytes(1 << 16 if mood == "endless" else 0))  # at once, or the end can be seen
         while mood == "endless":
             self.wfile.write(bytes(1 << 16))
 

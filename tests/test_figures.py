@@ -24,7 +24,7 @@ from models.det import THRESHOLDS, count_words, poisson_upper
 from models.recipe import BudgetSettings, load_recipe
 from models.streams import word_scene
 from quantize.facts import facts_of_release
-from quantize.figures import HOLDS, OF_A_RELEASE, SNRS_DB, check_release, choose_on_streams, measure_streams
+from quantize.figures import HOLDS, OF_A_RELEASE, SNRS_DB, TUNE_SHARE, check_release, choose_on_streams, measure_streams
 from quantize.gate import METRICS, MOST, RECIPE_LIMITS, shown
 from toolkit.audio import read_audio, write_wav
 from toolkit.errors import BudgetError
@@ -42,7 +42,12 @@ def recipe_of_embedded():
     """The recipe of `kws` for the embedded clips alone, and limits that they can show."""
     recipe = load_recipe(ROOT / "models" / "recipes" / "kws.yaml")
     alone = replace(recipe.data, negatives=(), hard_negatives=(), noise=(), extra=())
-    return replace(recipe, data=alone, budget=BudgetSettings(false_accepts_per_hour=LEAST))
+    return within(replace(recipe, data=alone, budget=BudgetSettings()), LEAST)
+
+
+def within(recipe, on_tune: float):
+    """The recipe with a budget of which this many false accepts per hour may be used up on tune."""
+    return replace(recipe, budget=replace(recipe.budget, false_accepts_per_hour=on_tune / TUNE_SHARE))
 
 
 def recording(folder: Path, clips: list[Path]) -> Path:
@@ -86,10 +91,6 @@ def deaf(tmp_path_factory):
     """The released bundle, but after each report it says nothing for 20 s: it misses most words, surely."""
     decision = replace(released().manifest.decision, refractory_frames=1000)
     return changed(tmp_path_factory.mktemp("deaf") / "deaf.eab", decision=decision)
-
-
-def within(recipe, false_accepts_per_hour: float):
-    return replace(recipe, budget=replace(recipe.budget, false_accepts_per_hour=false_accepts_per_hour))
 
 
 def with_decision(folder: Path, decision) -> Pipeline:

@@ -17,11 +17,14 @@ from keyrings import A, B, contents, keyring, signed
 from ota_device import CHECKOUT, HEALTH_S, RUNTIME, STRICT_RUNTIME, Device
 from pull_device import OTHER, SUCCESSOR, WHEEL, rotation
 
+from devices.plan import make_order
+from devices.publish import make_publisher, publish
 from toolkit.__main__ import main as edge_audio
 from toolkit.ota import trial
 from toolkit.ota.trust import read_keyring
+from toolkit.profile import load_profile
 
-pytest_plugins = ["pull_fixtures"]
+pytest_plugins = ["pull_fixtures", "deploy_fixtures"]
 
 
 # --- all is well ---
@@ -44,16 +47,22 @@ def test_from_nothing_to_the_newest(publisher, puller, web):
     assert puller.links == (second["release"], second["release"], told["release"]) and puller.leftovers() == []
     assert len([path for path, _ in web.asked if "blobs" in path]) == 1  # a new model alone; the wheel is there
     assert puller.must("status")["index"]["channels"]["stable"]["version"] == 2
+    third = publisher.publish("0.3.0")
+    assert puller.update()["committed"] is True
+    assert puller.root.staged() == sorted((second["release"], third["release"]))  # what is older is removed
+    assert len([*puller.root.blobs.iterdir()]) == 3
 
 
 def test_nothing_to_do(publisher, puller, web):
     publisher.publish("0.1.0")
     release = puller.update()["release"]
     before, calls = contents(puller.root.path), puller.calls
+    written = puller.root.index_file.stat().st_ino
     web.asked.clear()
     answer = puller.update()
     assert answer["is_noop"] is True and answer["release"] == release and answer["received_bytes"] == 0
     assert puller.error == "" and puller.calls == calls and contents(puller.root.path) == before
+    assert puller.root.index_file.stat().st_ino == written  # every hour: a card has only so many writes
     assert [path for path, _ in web.asked] == ["/index.sig", "/index.json"]
 
 
@@ -96,15 +105,22 @@ def test_each_profile_gets_its_own(publisher, puller):
     assert puller.update()["profile"] == "second"
 
 
-def test_a_release_that_a_host_brought_is_not_fetched(publisher, puller):
+def test_a_release_that_a_host_brought(publisher, puller, web):
+    """It is not fetched again; and when its owner goes back from it, that counts until something else is offered."""
     first = puller.install("0.1.0")
-    told = publisher.publish("0.1.0", wheel=True)
-    assert told["release"] != first  # another wheel
-    assert puller.update()["release"] == told["release"]
+    told = publisher.publish("0.2.0")
+    release = json.dumps(json.loads((publisher.published / "index.json").read_bytes())["profiles"]["board"]["release"])
+    for data in publisher.blobs.values():
+        puller.send(data)
+    puller.must("runtime", stdin=release.encode())
+    puller.must("stage", stdin=release.encode())
+    assert puller.must("try", told["release"], "--health-s", HEALTH_S)["committed"] is True
+    assert puller.update()["is_noop"] is True
     assert puller.must("rollback", "--health-s", HEALTH_S)["release"] == first
-    assert "brought back from it since" in puller.update()["skipped"]
-    assert puller.links[1] == first  # the owner's word counts until something else is offered
-    assert puller.update("--retry")["committed"] is True
+    answer = puller.update()
+    assert answer["is_noop"] is True and "brought back from it since" in answer["skipped"]
+    assert puller.root.committed == first and not [path for path, _ in web.asked if "blobs" in path]
+    assert puller.update("--retry")["committed"] is True and puller.root.committed == told["release"]
 
 
 # --- trials ---
@@ -255,18 +271,42 @@ def test_systemd_takes_the_units(tmp_path):
     assert done.returncode == 0
 
 
-def test_the_unit_runs_the_committed_release(tmp_path):
-    """Its line of shell, with its variables set: the real path of the runtime, options as words, the URL as one."""
+def unit_script(root) -> str:
+    """What the unit gives to sh, for another root."""
     text = (CHECKOUT / "devices" / "rpi" / "edge-audio-update.service").read_text("utf-8").replace("\\\n", "")
     (line,) = [line for line in text.splitlines() if line.startswith("ExecStart=")]
-    script = line.split("'")[1].replace("$$", "$").replace("/opt/edge-audio", str(tmp_path))
+    return line.split("'")[1].replace("$$", "$").replace("/opt/edge-audio", str(root))
+
+
+def test_the_unit_runs_the_committed_release(tmp_path):
+    """The real path of its runtime, options as words, the URL as one."""
     python = tmp_path / "runtimes" / "key" / "bin" / "python"
     Device.write_program(python, "#!/bin/sh\nprintf '%s\\n' \"$0\" \"$@\"\n")
     (tmp_path / "releases" / "id").mkdir(parents=True)
     (tmp_path / "releases" / "id" / "runtime").symlink_to("../../runtimes/key")
     (tmp_path / "committed").symlink_to("releases/id")
-    done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True,
+    done = subprocess.run(["/bin/sh", "-c", unit_script(tmp_path)], capture_output=True, text=True,
                           env={"PATH": "/usr/bin:/bin", "EDGE_AUDIO_UPDATE_URL": "https://example.org/a b",
                                "EDGE_AUDIO_UPDATE_OPTIONS": "--profile rpi4"})
     assert done.stdout.splitlines() == [str(python), "-I", "-m", "toolkit", "update", "--profile", "rpi4",
                                         "https://example.org/a b"]
+
+
+def test_a_deployed_device_updates_itself(device, desk, publisher, web):
+    """All of it real: what deploy has installed runs the unit's line, takes the next version, and listens."""
+    pytest.importorskip("yaml", reason="PyYAML is not installed (pip install pyyaml)")
+    order = make_order(load_profile(desk.folder / "board.yaml"), [desk.folder / "0.6.0.eab"], desk.wheel, desk.needed)
+    told = publish(make_publisher(publisher.published, OWNER, desk.folder / "trust"), order)
+    environment = device.environment | {"EDGE_AUDIO_UPDATE_URL": web.url,
+                                        "EDGE_AUDIO_UPDATE_OPTIONS": f"--root {device.root} --health-s 15"}
+    command = ["/bin/sh", "-c", unit_script(device.root)]
+    assert device.bundles() == {"kws": "0.5.0"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["committed"] is True and answer["release"] == told["release"] == device.linked("current")
+    assert device.bundles() == {"kws": "0.6.0"}
+    assert json.loads((device.folder / "status.json").read_text())["release"] == told["release"]
+    assert answer["received_bytes"] == (desk.folder / "0.6.0.eab").stat().st_size  # the wheels are there
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, json.loads(done.stdout)["is_noop"], done.stderr) == (0, True, "")

@@ -178,7 +178,7 @@ def test_the_card_says_what_was_measured(known, root):
         missed = f"{point['false_rejects']} of {point['keywords']}: {point['false_reject_rate']:.1%}"
         assert f"| {split} | {point['background']} | {missed} (" in card
     assert "Commonest mistakes: go heard as stop (" in card
-    assert f"at most {streams['target_fa_per_hour']} false accepts per hour" in card
+    assert f"at most {streams['chosen_for']} false accepts per hour" in card
     assert f"The threshold {known['decision']['threshold']:.4f}, held for {known['decision']['hold_frames']}" in card
     licences = json.loads((ZOO / "kws" / "licences.json").read_text())
     assert all(f"- {one['name']}: {one['licence']} (" in card for one in licences)

@@ -49,10 +49,10 @@ def go_back(root: Root) -> bool:
         return False
     if committed is None:
         disk.remove(root.link("current"))
-    elif root.linked("back") == committed:  # made before the trial: this needs no room on a full disk
-        disk.rename(root.link("back"), root.link("current"))
     else:
-        disk.link_to(root.link("current"), f"releases/{committed}")
+        if root.linked("back") != committed:  # else it was made before the trial, while there was room on the disk
+            disk.link_to(root.link("back"), f"releases/{committed}")
+        disk.rename(root.link("back"), root.link("current"))
     return True
 
 
