@@ -2,10 +2,9 @@
 
     python tests/kill_matrix.py [--full] [--table] [--operation NAME]
 
-The calls that an operation makes inside ROOT are counted in a clean run. Then it is run again and again, each time on a
-fresh device, with one of them failing (ENOSPC, EIO) or its last (SIGKILL); and the power is cut after each, in each way
-in which unsynced writes can be lost (tests/kill_replay.py; equal disks are one case). After each a reboot, and then
-
+The calls that an operation makes inside ROOT are counted in a clean run. Then it is run again and again, on a fresh
+device, with one of them failing (ENOSPC, EIO) or its last (SIGKILL); and the power is cut after each, in each way in
+which unsynced writes can be lost (tests/kill_replay.py; equal disks are one case). After each a reboot, and then
 * ``current`` is ``committed``, and both are the old or the new release, with every byte of it;
 * the lowest version that is taken has not moved but by a commit, and nothing outside of ROOT has changed;
 * the same command, run again, ends where it would have ended, and leaves nothing behind that `clean` does not remove.
@@ -50,8 +49,8 @@ class Operation:
     name: str
     state: str
     argv: tuple[str, ...]  # {old}, {new}: the ID of a release
-    before: str | None  # the release committed before
-    after: str | None  # and after
+    before: str | None  # the release committed before, and
+    after: str | None  # after
     stdin: str = ""  # which of the device's inputs it reads
     unhealthy: str = ""  # the release whose service does not become healthy
     makes: tuple[str, ...] = ()  # paths that are there after a success
@@ -182,11 +181,11 @@ class Matrix:
     def at_rest(self) -> Iterator[str]:
         """After a fault that was outlived nothing uncommitted runs, before any reboot."""
         current, committed = (linked(self.device.root, name) for name in ("current", "committed"))
-        started = (self.device.side / "starts").read_text().split("\n")[:-1]
+        started = (self.device.side / "starts").read_text().split()
         if current != committed:
             yield f"before the reboot, current is {current}, but {committed} is committed"
         elif committed and started[-1:] != [committed]:
-            yield f"before the reboot, {started[-1] or 'nothing'} runs, but {committed} is committed"
+            yield f"before the reboot, {started[-1:]} runs, but {committed} is committed"
 
     @staticmethod
     def said(ended: Ended) -> Iterator[str]:
@@ -280,7 +279,7 @@ class Matrix:
         clean = self.clean_run(operation)
         return [call for call in clean.calls if call.changes() and (call.pid == clean.pid or operation.name == "boot")]
 
-    def inject(self, operation: Operation, target: Call, fault: str) -> Case:
+    def inject(self, operation: Operation, target: Call, fault: str, tries: int = 3) -> Case:
         clean = self.clean_run(operation)
         self.begin(operation)
         ended = self.run(operation, "-e", f"inject={target.name}:{FAULTS[fault]}:when={target.nth}",
@@ -288,10 +287,12 @@ class Matrix:
         calls = read_log(self.log)
         hit = [call for call in calls if call.is_injected or call.result is None]
         if not any((call.name, call.paths()) == (target.name, target.paths()) for call in hit):
+            if tries > 1:
+                return self.inject(operation, target, fault, tries - 1)  # strace may come late on a busy machine
             raise RuntimeError(f"{operation.name}: {fault} should have hit {describe(target)}, but hit "
                                f"{', '.join(map(describe, hit)) or 'nothing'}")
-        outlived = ended.code != -9 and operation.name.startswith(("try", "rollback"))
-        found = [*(self.at_rest() if outlived else ()), *self.complaints(operation, ended)]
+        is_trial = operation.name.startswith(("try", "rollback")) and ended.code != -9
+        found = [*(self.at_rest() if is_trial else ()), *self.complaints(operation, ended)]
         if stray := self.outside(calls):
             found.append(f"{stray} was changed")
         return Case(operation.name, fault, self.short(describe(target)), tuple(map(self.short, found)))
@@ -331,9 +332,6 @@ class Matrix:
 
 def describe(call: Call) -> str:
     return f"{call.name}({', '.join(call.paths())})"
-
-
-# --- the table --------------------------------------------------------------------------------------
 
 
 def table(cases: list[Case]) -> str:
