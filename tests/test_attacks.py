@@ -291,7 +291,7 @@ def test_indefinite_freeze(device):
 
 def test_malicious_mirrors(device):
     """Bytes are named by their hash, so it does not matter where they come from, and a bad source spoils nothing for a
-    good one. (Releases are pushed over SSH: there is no mirror that could keep one back.)"""
+    good one. (That a mirror may keep a release back: test_indefinite_freeze.)"""
     data = make_bytes(OWNER)
     digest = hashlib.sha256(data).hexdigest()
     assert "have another hash; what came is removed" in device.ota(

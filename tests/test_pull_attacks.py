@@ -343,3 +343,4 @@ def test_answers_that_are_none(publisher, puller, web, answer):
                                  "https://x/\x1b"])
 def test_urls_that_are_none(puller, url):
     assert "\x1b" not in puller.refuses("expected https://HOST/PATH", url=url, status=2)
+    assert not puller.root.blobs.exists()  # not even begun

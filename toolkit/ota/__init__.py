@@ -11,7 +11,8 @@
     ROOT/previous            -> releases/ID that was committed before it
     ROOT/back                -> what was committed when a trial began: renamed to `current` to go back
     ROOT/floor.json          versions below are refused; those of `committed` count too
-    ROOT/trust/              *.pub of those whose bundles are taken
+    ROOT/trust               -> trusts/VERSION: *.pub of those whose bundles are taken, the keyring if there is one
+    ROOT/index.json          of each channel, the last published index that was taken, and what became of its release
     ROOT/boot                run before the service starts: what was not committed is gone back from
     ROOT/outcome.json        how the last trial ended
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from toolkit.errors import EdgeAudioError, UsageError
-from toolkit.ota import disk, recover, service, trust
+from toolkit.ota import disk, fetch, recover, service, trust
 from toolkit.ota.layout import DEFAULT_ROOT, Root
 from toolkit.ota.pull import CHANNEL, Wish, pull
 from toolkit.ota.receive import missing, receive
@@ -148,8 +148,9 @@ def answer_trust(root: Root, arguments: argparse.Namespace) -> Answer:
 
 def answer_update(root: Root, arguments: argparse.Namespace) -> Answer:
     wish = Wish(_health_s(arguments), arguments.channel, arguments.profile, arguments.retry, arguments.dry_run)
+    source = fetch.Source(arguments.url)
     with contextlib.nullcontext() if wish.dry_run else recover.change(root, say):
-        return pull(root, arguments.url, wish, say)
+        return pull(root, source, wish, say)
 
 
 def _recover_if_free(root: Root) -> bool:

@@ -65,13 +65,12 @@ class Wish:
     dry_run: bool = False  # writes nothing
 
 
-def pull(root: Root, url: str, wish: Wish, say: Say) -> dict[str, Any]:
+def pull(root: Root, source: Source, wish: Wish, say: Say) -> dict[str, Any]:
     """{channel, index_version, profile, release, committed, is_noop, received_bytes, missing_bytes, skipped, reason}.
 
     ``skipped`` says why a release that is offered is not tried again, ``reason`` why the device went back from it. The
     caller holds the lock, unless it is a dry run. Every other trouble is an EdgeAudioError.
     """
-    source = Source(url)
     present, keys = follow_keyrings(root, source, wish, say)
     index, taken = take_index(root, source, wish, present, keys)
     name = choose_profile(index, wish.profile or taken.profile)
