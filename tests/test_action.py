@@ -32,7 +32,7 @@ ERRORS = ["bash", "--noprofile", "--norc", "-eo", "pipefail"]  # how GitHub call
 
 FAKE_PYTHON = """#!/usr/bin/env bash
 # A Python whose quantize writes down how it was called and the report that it is told to.
-if [ "$3" != quantize ]; then exec "{python}" "$@"; fi
+case "$3" in quantize*) ;; *) exec "{python}" "$@" ;; esac
 printf '%s\\n' "$PYTHONPATH" "$@" >"{folder}/called"
 cp "{folder}"/report.* build/quantize/ 2>/dev/null
 exit "$(cat "{folder}/status")"
@@ -77,7 +77,7 @@ def act(folder, **inputs):
 
 def test_the_action_is_a_composite_one_that_github_reads():
     assert ACTION["runs"]["using"] == "composite" and ACTION["name"] and ACTION["description"]
-    assert set(ACTION["inputs"]) == {"recipe", "profile", "out", "python", *OPTIONS}
+    assert set(ACTION["inputs"]) == {"recipe", "model", "profile", "out", "python", *OPTIONS}
     for item in ACTION["inputs"].values():
         assert item["description"] and ("default" in item) != item.get("required", False)
     for step in STEPS:
@@ -97,7 +97,7 @@ def test_inputs_are_the_options_of_the_command(capsys):
         main(["--help"])
     options = capsys.readouterr().out
     for script in (QUANTIZE["run"], *JOB["script"]):
-        passed = set(re.findall(r"--([a-z]+)", script))
+        passed = set(re.findall(r"--([a-z]+)", script)) - {"recipe", "representative"}
         assert passed == {"out", "profile", *OPTIONS} and all(f"--{name} " in options for name in passed)
 
 
@@ -157,6 +157,20 @@ def test_every_input_arrives_as_it_is(tmp_path, python):
     assert pairs == {f"--{name}": value for name, value in inputs.items()}
     assert arguments[18:] == ["--profile", "rpi4", "--profile", "my/hub.yaml"]
     assert not list((tmp_path / "work").glob("pwned*"))
+
+
+def test_a_model_of_ones_own_goes_to_the_command_for_it(tmp_path, python):
+    fake = python(0, {"verdict": "pass", "bundle": "b", "sentence": None})
+    inputs = {"recipe": "my recipe.yaml", "model": "my model.tflite", "calibration": "my clips"}
+    *_, called = act(tmp_path, python=str(fake), **inputs)
+    expected = ["-P", "-m", "quantize.own", "my model.tflite", "--recipe", "my recipe.yaml", "--out", "build/quantize",
+                "--representative", "my clips"]  # fmt: skip
+    assert called == [str(ROOT), *expected]
+    environment = {**os.environ, **JOB["variables"], "PYTHON": str(fake), "CI_PROJECT_DIR": str(ROOT)}
+    environment |= {name.upper(): value for name, value in inputs.items()}
+    subprocess.run([*ERRORS, "-c", "\n".join(JOB["before_script"] + JOB["script"])], cwd=tmp_path, env=environment,
+                   check=True)  # fmt: skip
+    assert (tmp_path / "fake" / "called").read_text().splitlines() == [str(ROOT), *expected]
 
 
 def test_the_gitlab_job_calls_the_same(tmp_path, python):
