@@ -30,7 +30,8 @@ def mine(
     bundle: Bundle, folders: Sequence[Path], out: Path, threshold: float, say: Callable[[str], None]
 ) -> dict[str, int]:
     """Writes each place where a keyword reaches the threshold for one score as OUT/NUMBER_LABEL.flac, 2.2 s, at the
-    bundle's rate. Returns the pieces per label. Raises DataError, AudioFileError."""
+    bundle's rate, but for those in which the window is not full yet: an empty one finds all labels alike. Returns the
+    pieces per label. Raises DataError, AudioFileError."""
     if not 0 < threshold < 1:
         raise UsageError(f"the threshold {threshold} is no posterior: expected one between 0 and 1")
     if out.exists() and any(out.iterdir()):
@@ -44,6 +45,7 @@ def mine(
     number, paths = 0, [path for folder in folders for path in list_audio(folder)]
     for recording in scorer.recordings(paths, say):
         reports = [report for _, report in false_accepts(rule, [recording], threshold)]
+        reports = [report for report in reports if report.frame + 1 >= rule.decision.stream_window]
         wave = read_wave(Path(recording.name), rate) if reports else None
         for report in reports:
             begin, end = (round((report.time + seconds) * rate) for seconds in (-BEFORE_S, AFTER_S))
