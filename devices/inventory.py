@@ -1,9 +1,9 @@
 """The inventory of a fleet: a YAML file that names each device and what it shall have.
 
     schema: 1
-    defaults: {profile: rpi-zero2w, bundles: [kws], trust: keys}
+    defaults: {profile: rpi-zero2w, bundles: [bundles/kws.eab], trust: keys}
     groups:
-      kitchen: {bundles: [kws, bundles/kettle.eab], threshold: 0.7}
+      kitchen: {bundles: [bundles/kws.eab, bundles/kettle.eab], threshold: 0.7}
     hosts:
       pi@kitchen-1: {group: kitchen}
       pi@hall: {channel: 1}

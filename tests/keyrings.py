@@ -10,7 +10,7 @@ import pytest
 
 from toolkit.errors import SignatureError
 from toolkit.keyring import Key, Keyring, Revocation
-from toolkit.ota.trust import accept
+from toolkit.ota.trust import accept, install_keyring
 from toolkit.signature import PrivateKey, sign
 
 A, B, C, X, Y, Z = (PrivateKey(bytes([number]) * 32, name) for number, name in enumerate("ABCXYZ", 1))
@@ -31,6 +31,14 @@ def keyring(version: int = 1, root=(A, B), bundle=(X,), revoked=(), threshold: i
 
 def signed(ring: Keyring, *keys: PrivateKey) -> tuple[bytes, bytes]:
     return ring.to_bytes(), b"".join(sign(ring.to_bytes(), key) for key in keys)
+
+
+def make_device(folder: Path) -> Path:
+    """ROOT of a device that trusts version 1: root keys A, B of which 1 must sign, bundle key X."""
+    root = folder / "root"
+    root.mkdir()
+    assert install_keyring(root, *signed(keyring(), A)) is True
+    return root
 
 
 def contents(folder: Path) -> dict[str, bytes | str]:

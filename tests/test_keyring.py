@@ -6,7 +6,7 @@ import json
 
 import pytest
 from bundle_factory import make_bytes
-from keyrings import A, B, C, X, Y, Z, contents, key_id, keyring, refused, signed
+from keyrings import A, B, C, X, Y, Z, contents, key_id, keyring, make_device, refused, signed
 
 from toolkit.bundle import read_bundle
 from toolkit.errors import EdgeAudioError, SignatureError, UnsupportedError
@@ -18,11 +18,7 @@ from toolkit.signature import read_trusted_keys, sign
 
 @pytest.fixture
 def device(tmp_path):
-    """ROOT of a device that trusts version 1: root keys A, B of which 1 must sign, bundle key X."""
-    root = tmp_path / "root"
-    root.mkdir()
-    assert install_keyring(root, *signed(keyring(), A)) is True
-    return root
+    return make_device(tmp_path)
 
 
 def test_before_the_first(tmp_path):

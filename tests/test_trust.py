@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from bundle_factory import make_bytes
-from keyrings import A, B, C, X, Y, Z, contents, key_id, keyring, refused, signed
+from keyrings import A, B, C, X, Y, Z, contents, key_id, keyring, make_device, refused, signed
 
 from toolkit import signature
 from toolkit.bundle import read_bundle
@@ -26,11 +26,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def device(tmp_path):
-    """ROOT of a device that trusts version 1: root keys A, B of which 1 must sign, bundle key X."""
-    root = tmp_path / "root"
-    root.mkdir()
-    assert install_keyring(root, *signed(keyring(), A)) is True
-    return root
+    return make_device(tmp_path)
 
 
 def test_a_folder_that_signature_reads(device):

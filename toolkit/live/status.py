@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..ota.service import STATUS_VARIABLE
 
 SCHEMA = 1
-STATUS_VARIABLE = "EDGE_AUDIO_STATUS"
 KEPT_BLOCKS = 500  # 10 s
 BLOCK_DEADLINE_MS = 20  # a block's length: what takes longer falls behind
 
