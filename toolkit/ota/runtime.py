@@ -57,8 +57,8 @@ def _named_wheels(root: Root, runtime: Runtime) -> Path:
 
 
 def _run(root: Root, command: list[str], problem: str, way_out: str) -> None:
-    """The command holds our lock as well: if we are killed, nobody touches the folder while it still writes. It does not
-    see our PYTHONPATH: where that is the wheel, pip would take the toolkit for installed already."""
+    """The command holds our lock as well: if we are killed, nobody touches the folder while it still writes. It does
+    not see our PYTHONPATH: where that is the wheel, pip would take the toolkit for installed already."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     lock = () if root.lock_descriptor is None else (root.lock_descriptor,)
     try:

@@ -42,8 +42,8 @@ def systemctl(verb: str) -> None:
     if program is None:
         raise DeployError("systemctl is not on PATH; the service needs a Linux with systemd.")
     try:
-        done = subprocess.run([program, verb, "--no-block", UNIT], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                              errors="replace", timeout=PATIENCE_S)
+        done = subprocess.run([program, verb, "--no-block", UNIT], stdin=subprocess.DEVNULL, capture_output=True,
+                              text=True, errors="replace", timeout=PATIENCE_S)
     except subprocess.TimeoutExpired:
         raise DeployError(f"systemctl {verb} {UNIT} took longer than {PATIENCE_S:g} s; see journalctl -u {UNIT}.") \
             from None
