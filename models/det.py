@@ -170,8 +170,8 @@ def choose_decision(
     """Of the candidates (stream_window_frames, hold_frames) the one that misses fewest keywords of all scenes.
 
     Each at its own operating threshold for the target; of equal ones that with fewer false accepts, then fewer
-    confused, then the first. To be called with scores of `tune`. Returns the rule's decision with window, hold and threshold replaced, and
-    its point in each scene; None where no candidate keeps the target.
+    confused, then the first. To be called with scores of `tune`. Returns the rule's decision with window, hold and
+    threshold replaced, and its point in each scene; None where no candidate keeps the target.
     """
     best, candidates = None, list(candidates)
     for window in dict.fromkeys(window for window, _ in candidates):
