@@ -30,8 +30,8 @@ def mine(
     bundle: Bundle, folders: Sequence[Path], out: Path, threshold: float, say: Callable[[str], None]
 ) -> dict[str, int]:
     """Writes each place where a keyword reaches the threshold for one score as OUT/NUMBER_LABEL.flac, 2.2 s, at the
-    bundle's rate, but for those in which the window is not full yet: an empty one finds all labels alike. Returns the
-    pieces per label. Raises DataError, AudioFileError."""
+    bundle's rate, but for those in which the window is not full yet: the mean of a few scores is no judgement. Returns
+    the pieces per label. Raises DataError, AudioFileError."""
     if not 0 < threshold < 1:
         raise UsageError(f"the threshold {threshold} is no posterior: expected one between 0 and 1")
     if out.exists() and any(out.iterdir()):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from toolkit.errors import UsageError
-from toolkit.kws import NOT_KEYWORDS, keyword_posteriors, window_sums
+from toolkit.kws import NOT_KEYWORDS, keyword_posteriors, mean_logits
 from toolkit.manifest import Decision
 from toolkit.stream import BundleStage
 
@@ -57,12 +57,11 @@ def rule_of(stage: BundleStage) -> Rule:
 
 def find_peaks(scores: np.ndarray, rule: Rule, floor: float) -> Peaks:
     """What `detections` needs of scores int8[T, labels] for any threshold from `floor` on."""
-    window = rule.decision.stream_window
     is_keyword = np.array([label not in NOT_KEYWORDS for label in rule.labels])
-    sums = window_sums(scores, window)
-    p = keyword_posteriors(sums, rule.scale, window, is_keyword)
+    logits = mean_logits(scores, rule.scale, rule.decision.stream_window)
+    p = keyword_posteriors(logits, is_keyword)
     frames = np.flatnonzero(p >= floor)
-    best = sums[frames].argmax(axis=1)
+    best = logits[frames].argmax(axis=1)
     return Peaks(floor, frames, np.where(is_keyword[best], best, -1), p[frames])
 
 

@@ -57,7 +57,8 @@ class Scene:
 
 @dataclass(frozen=True)
 class Scored:
-    """The scores int8[T, labels] of a scene or recording of `seconds`, heard from the reset state to its end."""
+    """The scores int8[T, labels] of a scene or recording of `seconds`, heard from the reset state to its end, and of the
+    silence that follows (toolkit.stream.Pipeline.finish)."""
 
     name: str
     scores: np.ndarray
@@ -81,7 +82,8 @@ class Scorer:
         for block in blocks:
             scores.append(self.stage.scores(self._front_end.process(block)))
             samples += len(block)
-        scores.append(self.stage.scores(np.zeros((0, self.stage.tables.width), np.int16), last=True))
+        silence = np.zeros(self.stage.flush_frames * self.stage.tables.hop_length, np.int16)
+        scores.append(self.stage.scores(self._front_end.process(silence), last=True))
         return np.concatenate(scores), samples / self.sample_rate_hz
 
     def scene(self, scene: Scene) -> Scored:

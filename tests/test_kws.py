@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from toolkit.kws import NOT_KEYWORDS, Keyword, KeywordDetector, clip_posteriors, posteriors, window_sums
+from toolkit.kws import NOT_KEYWORDS, Keyword, KeywordDetector, clip_posteriors, mean_logits, posteriors, window_sums
 from toolkit.manifest import Decision
 
 hypothesis = pytest.importorskip("hypothesis")
@@ -45,7 +45,7 @@ def reference(scores: np.ndarray, labels: tuple[str, ...], rule: Decision, scale
     for t in range(len(scores)):
         window = scores[max(0, t + 1 - rule.window_frames) : t + 1]
         sums = [sum(int(row[i]) for row in window) for i in range(len(labels))]
-        e = [math.exp((total - max(sums)) * scale / rule.window_frames) for total in sums]
+        e = [math.exp((total - max(sums)) * scale / len(window)) for total in sums]
         p = math.fsum(v for v, label in zip(e, labels) if label not in NOT_KEYWORDS) / math.fsum(e)
         best = sums.index(max(sums))
         nearest = min(nearest, abs(p - rule.threshold))
@@ -173,13 +173,20 @@ def test_window_sums_are_exact_where_the_running_total_wraps():
 
 
 def test_posteriors_are_probabilities_and_know_no_zero_point():
-    sums = np.random.default_rng(2).integers(-6400, 6400, (50, 10)).astype(np.int32)
-    p = posteriors(sums, 0.33, 50)
-    assert p.shape == sums.shape and np.abs(p.sum(axis=1) - 1).max() < 1e-5 and p.min() >= 0
-    assert np.array_equal(p.argmax(axis=1), sums.argmax(axis=1))
-    assert np.array_equal(posteriors(sums + 7 * 50, 0.33, 50), p)
+    scores = np.random.default_rng(2).integers(-120, 120, (50, 10)).astype(np.int8)
+    p = posteriors(mean_logits(scores, 0.33, 5))
+    assert p.shape == scores.shape and np.abs(p.sum(axis=1) - 1).max() < 1e-5 and p.min() >= 0
+    assert np.array_equal(p.argmax(axis=1), window_sums(scores, 5).argmax(axis=1))
+    assert np.allclose(posteriors(mean_logits(scores + 7, 0.33, 5)), p, rtol=0, atol=2e-6)
     assert np.array_equal(np.round(p, 6), p)
-    assert posteriors(sums[0], 1e6, 1).tolist() == (np.arange(10) == sums[0].argmax()).tolist()  # no overflow
+    assert posteriors(scores[0] * 1e6).tolist() == (np.arange(10) == scores[0].argmax()).tolist()  # no overflow
+
+
+def test_near_the_start_the_mean_is_of_what_was_heard():
+    """One score of 9 is as good as a window of them: silence before the start would halve it at least."""
+    assert np.array_equal(mean_logits(rows((YES, 9, 9)), 0.5, 4), rows((YES, 9, 9)) * 0.5)
+    found = KeywordDetector(LABELS, decision(window=100, threshold=0.9), 0.5).process(rows((YES, 2, 9)))
+    assert [k.frame for k in found] == [0] and found[0].score > 0.97
 
 
 # --- clips ---
@@ -191,8 +198,8 @@ def clip_reference(scores: np.ndarray, rule: Decision, scale: float) -> np.ndarr
     candidates = []
     for end in range(1, len(scores) + 1):
         if end >= min(rule.window_frames + rule.flush_frames, len(scores)):
-            sums = scores[max(0, end - rule.window_frames) : end].sum(axis=0, dtype=int)
-            candidates.append(posteriors(sums, scale, rule.window_frames))
+            heard = scores[max(0, end - rule.window_frames) : end]
+            candidates.append(posteriors(heard.sum(axis=0, dtype=int) * (scale / len(heard))))
     return max(candidates, key=lambda p: p[IS_KEYWORD].max())
 
 

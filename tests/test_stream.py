@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from released import changed, cuts, match_keywords, released, scene
+from released import SAMPLES, changed, cuts, match_keywords, released, scene
 from signals import noise, speech
 
+from toolkit.audio import read_audio
 from toolkit.errors import UnsupportedError, UsageError
 from toolkit.features import FeatureConfig, FrontEnd, front_end_id, make_tables
 from toolkit.interpreter import StepModel
+from toolkit.kws import NOT_KEYWORDS
 from toolkit.manifest import FrontEnd as FrontEndFields
 from toolkit.stream import BundleStage, Detection, Pipeline, make_front_end
 
@@ -103,17 +105,22 @@ def test_every_step_gives_the_same_detections(frames_per_step, detections):
 @hypothesis.given(st.sampled_from(STEPS), st.lists(st.integers(0, 3000), min_size=1, max_size=6).filter(any),
                   st.integers(0, 40_000))
 def test_every_step_gives_the_same_scores(frames_per_step, lengths, n):
-    """Up to the last frame: the end of the stream gives what waited."""
+    """Up to the last frame: the end of the stream gives what waited, and what silence gives after it."""
     hypothesis.assume(sum(lengths) / len(lengths) > 100)
     samples = scene()[20_000 : 20_000 + n]
     stage = BundleStage(released())
-    expected = stage.scores(make_front_end(released()).process(samples), last=True)
+    expected = stage.scores(make_front_end(released()).process(with_silence(samples, stage)), last=True)
     pipeline = Pipeline([released()], frames_per_step=frames_per_step)
     taken = keep_scores(pipeline)
     in_blocks(pipeline, samples, lengths)
     pipeline.finish()
-    assert len(expected) == max(0, (n - 480) // 160 + 1) // stage.stride
+    assert len(expected) == (n + stage.flush_frames * 160 - 480 + 160) // 160 // stage.stride
     assert np.array_equal(np.concatenate([expected[:0], *taken]), expected)
+
+
+def with_silence(samples: np.ndarray, stage: BundleStage) -> np.ndarray:
+    """And what is heard after the end of a stream."""
+    return np.concatenate([samples, np.zeros(stage.flush_frames * 160, np.int16)])
 
 
 def keep_scores(pipeline: Pipeline) -> list[np.ndarray]:
@@ -160,6 +167,35 @@ def test_after_its_end_a_stream_starts_anew(detections):
     pipeline.process(scene()[:77_777])
     pipeline.finish()
     assert pipeline.process(scene()) + pipeline.finish() == detections
+
+
+def test_a_word_at_the_very_end_is_heard(pipeline):
+    """Keyword clips of a second, cut close: without the silence after them most would end before the decision."""
+    keywords = set(released().manifest.labels) - set(NOT_KEYWORDS)
+    clips = [file for word in keywords for file in (SAMPLES / "evaluation" / word).glob("*.flac")]
+    pipeline.reset()
+    told = [[d.label for d in [*pipeline.process(read_audio(file)[0]), *pipeline.finish()]] for file in clips]
+    assert len(clips) == 96 and sum(labels == [file.parent.name] for labels, file in zip(told, clips)) >= 86
+
+
+@pytest.mark.parametrize("n", [0, 1, 100, 479, 480, 481, 639, 640, 16_000])
+def test_each_bundle_hears_its_own_silence(tmp_path, n):
+    """Of two bundles that share a front end each ends as if it were alone, however short the stream."""
+    sooner = replace(released().manifest.decision, flush_frames=3, hold_frames=2)
+    bundles = [released(), changed(tmp_path / "sooner.eab", name="sooner", decision=sooner)]
+    together = Pipeline(bundles)
+    for stage, bundle in zip(together.stages, bundles):
+        alone = Pipeline([bundle])
+        assert heard_by(together, stage, n) == heard_by(alone, alone.stages[0], n) > 0
+
+
+def heard_by(pipeline: Pipeline, stage: BundleStage, n: int) -> int:
+    """Scores that one of the detectors gets of a stream of n samples."""
+    lengths, process = [], stage.detector.process
+    stage.detector.process = lambda scores: lengths.append(len(scores)) or process(scores)
+    pipeline.process(scene()[:n])
+    pipeline.finish()
+    return sum(lengths)
 
 
 def test_a_step_has_a_frame():

@@ -1,8 +1,8 @@
 """Keyword spotting: per-frame int8 scores -> detections of a stream, or one label per clip.
 
 Scores (logits) of the last model outputs, `window_frames` of a clip or `stream_window` of a stream, are summed in int32
-outside the graph; frames before the start count as nothing. The posterior is softmax(sum * scale / window), rounded to
-1e-6 so that the last bit of a platform's exp cannot flip a threshold.
+outside the graph; near the start, of as many as there are. The posterior is softmax(sum * scale / number of outputs
+summed), rounded to 1e-6 so that the last bit of a platform's exp cannot flip a threshold.
 
 In a stream a keyword leads while it is the best label and the posterior that any keyword was said, the sum of theirs,
 is at least `threshold`. It is reported when it has led for `hold_frames` outputs in a row, once for as long as it
@@ -33,16 +33,21 @@ def window_sums(scores: np.ndarray, window_frames: int) -> np.ndarray:
     return total
 
 
-def posteriors(sums: np.ndarray, scale: float, window_frames: int) -> np.ndarray:
-    """softmax of the mean logits, float64 [..., n]. The zero point of the scores cancels."""
-    logits = sums * (scale / window_frames)
+def mean_logits(scores: np.ndarray, scale: float, window_frames: int) -> np.ndarray:
+    """float64 [T, n] over the window that ends at each frame, or what there is of it. `scale` is that of the scores."""
+    heard = np.minimum(np.arange(1, len(scores) + 1), window_frames)
+    return window_sums(scores, window_frames) * (scale / heard)[:, None]
+
+
+def posteriors(logits: np.ndarray) -> np.ndarray:
+    """softmax of mean logits, float64 [..., n]. The zero point of the scores cancels."""
     e = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.round(e / e.sum(axis=-1, keepdims=True), 6)
 
 
-def keyword_posteriors(sums: np.ndarray, scale: float, window_frames: int, is_keyword: np.ndarray) -> np.ndarray:
-    """The posterior that any keyword was said, float64 [T], of sums [T, n]; is_keyword bool [n]. As the detector's."""
-    logits = sums * (scale / window_frames)
+def keyword_posteriors(logits: np.ndarray, is_keyword: np.ndarray) -> np.ndarray:
+    """The posterior that any keyword was said, float64 [T], of mean logits [T, n]; is_keyword bool [n]. As the
+    detector's."""
     e = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.round(e[:, is_keyword].sum(axis=1) / e.sum(axis=1), 6)
 
@@ -50,8 +55,7 @@ def keyword_posteriors(sums: np.ndarray, scale: float, window_frames: int, is_ke
 def clip_posteriors(scores: np.ndarray, scale: float, decision: Decision, is_keyword: np.ndarray) -> np.ndarray:
     """The posteriors float64 [n] that decide a clip, from its scores [T, n], flush included; is_keyword bool [n]."""
     first = min(decision.window_frames + decision.flush_frames, len(scores))
-    sums = window_sums(scores, decision.window_frames)[first - 1 :]
-    candidates = posteriors(sums, scale, decision.window_frames)
+    candidates = posteriors(mean_logits(scores, scale, decision.window_frames)[first - 1 :])
     return candidates[np.argmax(candidates[:, is_keyword].max(axis=1))]
 
 
@@ -73,14 +77,14 @@ class KeywordDetector:
     def __init__(self, labels: tuple[str, ...], decision: Decision, scale: float, threshold: float | None = None):
         self._labels = labels
         self._keyword = [label not in NOT_KEYWORDS for label in labels]
-        self._decision, self._factor = decision, scale / decision.stream_window
+        self._decision, self._scale, self._window_frames = decision, scale, decision.stream_window
         self._threshold = decision.threshold if threshold is None else threshold
         self.reset()
 
     def reset(self) -> None:
         """As at the start of a stream."""
         nothing = [0] * len(self._labels)
-        self._sums, self._window = nothing, deque([nothing] * self._decision.stream_window)
+        self._sums, self._window = nothing, deque([nothing] * self._window_frames)
         self._frame = 0
         self._quiet_until = 0  # the first frame at which the next detection may come
         self._leader, self._led = -1, 0  # the keyword that leads, and for how many frames it has
@@ -103,8 +107,9 @@ class KeywordDetector:
 
     def _decide(self, best: int) -> list[Keyword]:
         """What is reported of the frame whose best label is this keyword: it or nothing."""
-        top = self._sums[best] * self._factor
-        e = [math.exp(total * self._factor - top) for total in self._sums]
+        factor = self._scale / min(self._frame + 1, self._window_frames)
+        top = self._sums[best] * factor
+        e = [math.exp(total * factor - top) for total in self._sums]
         score = round(sum(value for value, is_keyword in zip(e, self._keyword) if is_keyword) / sum(e), 6)
         self._lead(best if score >= self._threshold else -1)
         if self._is_reported or self._led < self._decision.hold_frames or self._frame < self._quiet_until:

@@ -8,12 +8,13 @@ import numpy as np
 
 from .bundle import Bundle
 from .errors import AudioFileError, MissingPartError, UsageError
-from .kws import NOT_KEYWORDS, keyword_posteriors, posteriors, window_sums
+from .kws import NOT_KEYWORDS, keyword_posteriors, mean_logits, posteriors
 from .stream import BundleStage, Detection, make_front_end
 
 
 def plot(bundle: Bundle, samples: np.ndarray, output: Path) -> list[Detection]:
-    """Writes a PNG of int16 samples [n] as the bundle sees them and returns the detections drawn in it."""
+    """Writes a PNG of int16 samples [n], and of the silence that follows a recording, as the bundle sees them, and
+    returns the detections drawn in it."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -22,14 +23,15 @@ def plot(bundle: Bundle, samples: np.ndarray, output: Path) -> list[Detection]:
     front_end, stage = make_front_end(bundle), BundleStage(bundle)
     rate, hop = front_end.tables.sample_rate_hz, front_end.tables.hop_length
     features = front_end.process(samples)
+    silence = front_end.process(np.zeros(stage.flush_frames * hop, np.int16))  # as Pipeline.finish
     if len(features) < stage.model.frames_per_step:
         raise AudioFileError(f"the recording has {len(samples)} samples, too few for a decision; give 0.1 s at least.")
-    scores = stage.scores(features)
+    scores = stage.scores(np.concatenate([features, silence]), last=True)
     decision, labels = bundle.manifest.decision, bundle.manifest.labels
-    sums, scale = window_sums(scores, decision.stream_window), stage.model.output.scale
-    p = posteriors(sums, scale, decision.stream_window)
+    logits = mean_logits(scores, stage.model.output.scale, decision.stream_window)
+    p = posteriors(logits)
     is_keyword = np.array([label not in NOT_KEYWORDS for label in labels])
-    of_any = keyword_posteriors(sums, scale, decision.stream_window, is_keyword)
+    of_any = keyword_posteriors(logits, is_keyword)
     detections = stage.detect(scores)
 
     seconds = len(samples) / rate
@@ -47,7 +49,7 @@ def plot(bundle: Bundle, samples: np.ndarray, output: Path) -> list[Detection]:
             curve.plot(time, p[:, i], label=label, linewidth=1)
     curve.plot(time, of_any, label="any", linewidth=0.6, color="0.3")
     curve.axhline(decision.threshold, color="0.6", linestyle=":", linewidth=1)
-    curve.set(ylabel="posterior", xlabel="time / s", ylim=(0, 1.05), xlim=(0, seconds))
+    curve.set(ylabel="posterior", xlabel="time / s", ylim=(0, 1.05), xlim=(0, time[-1]))
     figure.legend(loc="outside lower center", ncols=8, fontsize=8)
     for detection in detections:
         for axes in (wave, curve):

@@ -30,7 +30,8 @@ _time = attrgetter("time")
 
 @dataclass(frozen=True)
 class Detection:
-    """Something heard: `time` in seconds of the last sample that the decision used, from the start of the stream."""
+    """Something heard: `time` in seconds of the last sample that the decision used, from the start of the stream. At the
+    end of a recording that may be one of the silence that follows."""
 
     bundle: str
     version: str
@@ -66,6 +67,7 @@ class BundleStage:
         self.model = open_model(bundle.members["model"], frames_per_step)
         _check_model(bundle, self.model, self.tables)
         self.stride = self.model.stride
+        self.flush_frames = (manifest.decision.flush_frames + manifest.decision.hold_frames) * self.stride  # at an end
         self.detector = KeywordDetector(manifest.labels, manifest.decision, self.model.output.scale, threshold)
 
     def reset(self) -> None:
@@ -122,15 +124,20 @@ class Branch:
         return self._work()
 
     def finish(self) -> list[Detection]:
-        """What the samples that still wait complete; then as after reset."""
-        detections = self._work(last=True)
+        """What the samples that still wait complete, and the silence after them; then as after reset."""
+        detections = self._work()
+        longest = max(stage.flush_frames for stage in self.stages)
+        silence = self.front_end.process(np.zeros(longest * self.front_end.tables.hop_length, np.int16))
+        missing = longest - len(silence)  # frames, where the samples did not fill the first window
+        for stage in self.stages:  # each as if it were alone
+            detections += stage.process(silence[: max(0, stage.flush_frames - missing)], last=True)
         self.reset()
         return detections
 
-    def _work(self, last: bool = False) -> list[Detection]:
+    def _work(self) -> list[Detection]:
         features = self.front_end.process(np.frombuffer(self._waiting, np.int16))
         self._waiting = b""
-        return [detection for stage in self.stages for detection in stage.process(features, last)]
+        return [detection for stage in self.stages for detection in stage.process(features)]
 
 
 class Pipeline:
@@ -177,7 +184,9 @@ class Pipeline:
         return sorted(detections, key=_time)
 
     def finish(self) -> list[Detection]:
-        """The end of the stream: the detections in the frames that waited for the end of their step. Then as before
+        """The end of the stream: the detections in the frames that waited for the end of their step, and in the silence
+        that is heard after them. It lasts until the last word has passed the model (flush_frames) and led for as long
+        as it has to (hold_frames): a recording that is cut close behind its word tells that word too. Then as before
         the first sample."""
         detections = []
         for branch in self._branches:
