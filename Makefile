@@ -10,6 +10,8 @@ HOST := .venv-host
 LITERT := .venv-litert
 # These hold TensorFlow in the process, in which tflite-runtime then loads no model (tests/conftest.py).
 TENSORFLOW_TESTS := architectures channels distill distribute layers prune qat train
+# Of pytest-xdist: a file's tests one after the other, because they share what it makes.
+TWO_AT_ONCE := -q -n 2 --dist loadfile
 # The newest Python beside tflite-runtime's last one; used for the second runtime and numpy 2.
 PYTHON_LITERT ?= $(PYTHON)
 
@@ -24,9 +26,9 @@ demo: setup ## stream the shipped sample scene through the shipped keyword bundl
 	$(DEVICE)/bin/edge-audio plot kws models/samples/scene.wav build/scene.png
 
 check: setup $(HOST)/ready $(LITERT)/ready $(TFLM)/ready ## every test, under both runtimes and both numpy generations (STRICT=1: no skips)
-	$(HOST)/bin/python -m pytest -q
-	$(HOST)/bin/python -m pytest -q $(patsubst %,tests/test_%.py,$(TENSORFLOW_TESTS))
-	$(LITERT)/bin/python -m pytest -q
+	$(HOST)/bin/python -m pytest $(TWO_AT_ONCE)
+	$(HOST)/bin/python -m pytest $(TWO_AT_ONCE) $(patsubst %,tests/test_%.py,$(TENSORFLOW_TESTS))
+	$(LITERT)/bin/python -m pytest $(TWO_AT_ONCE)
 
 core: $(CORE) ## compile the C core
 
