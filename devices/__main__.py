@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from devices import boards, deploy, fleet, keygen, keyring, publish, service
+from toolkit.arguments import Parser
 from toolkit.errors import EdgeAudioError
 
 # modules: add_command(commands) names the subcommand and the function that runs it
@@ -15,12 +15,12 @@ COMMANDS = (boards, keygen, keyring, deploy, service, fleet, publish)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 1 failed, 2 misused."""
-    parser = argparse.ArgumentParser(prog="python -m devices", description="Keys for bundles, and bundles for devices.")
+    parser = Parser(prog="python -m devices", description="Keys for bundles, and bundles for devices.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in COMMANDS:
         module.add_command(commands)
-    arguments = parser.parse_args(argv)
     try:
+        arguments = parser.parse_args(argv)
         arguments.run(arguments)
     except EdgeAudioError as error:
         print(f"devices: {error}", file=sys.stderr)

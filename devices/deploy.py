@@ -1,6 +1,6 @@
 """``python -m devices deploy PROFILE BUNDLE... --host user@host``: a device brought to what the command says.
 
-    check here -> look there -> trust -> send what is missing -> runtime -> stage -> try -> clean
+    check here -> look there -> trust -> send what is missing -> runtime -> stage -> units -> try -> clean
 
 Nothing that runs on the device changes before ``try``, and that is toolkit/ota's: it goes back by itself, with or
 without this host. So every step may be cut off anywhere, and the same command goes on from there.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +20,10 @@ from devices.preflight import VENV_BYTES, probe, problems
 from devices.remote import ROOT, Remote, Say
 from devices.ssh import ConnectionLost, Ssh
 from devices.trust import Trust, keys_there, read_trust
-from toolkit.errors import DeployError
+from devices.units import ETC, NEVER, install_units, plan_units, url_problem
+from toolkit.errors import DeployError, UsageError
 from toolkit.profile import load_profile
 
-UNIT = Path(__file__).parent / "rpi" / "edge-audio.service"
-UNIT_FOLDER = "/etc/systemd/system"
-SERVICE = "edge-audio.service"
 HEALTH_S = 30
 PATIENCE_S = 1800  # an environment made on a Pi Zero, with pip compiling nothing, takes minutes
 UNPACKED = 4  # times the size of its wheels, an environment needs: numpy 1.26 has 18 and 62 MB
@@ -42,7 +39,8 @@ class Way:
     allow_older: bool = False
     dry_run: bool = False
     health_s: float = HEALTH_S
-    unit_folder: str = UNIT_FOLDER
+    update_url: str | None = None  # from where it fetches later releases itself; None: as before
+    etc: str = ETC
 
 
 def deploy(ssh: Ssh, order: Order, way: Way, say: Say) -> dict[str, Any]:
@@ -65,10 +63,12 @@ def deploy(ssh: Ssh, order: Order, way: Way, say: Say) -> dict[str, Any]:
     if trust is None:
         order.check_signatures(keys_there(remote))
     different = changes(present, release) + (trust.changes(remote) if trust is not None else [])
-    for line in different or ["nothing changes"]:
+    units = plan_units(remote, way.etc, way.update_url, order.profile.name)
+    lines = [*different, *units.changes]
+    for line in lines or ["nothing changes"]:
         say(line)
-    result = {"host": ssh.target, "release": None, "committed": None, "is_noop": not different,
-              "changes": different, "sent_bytes": 0, "reason": None}
+    result = {"host": ssh.target, "release": None, "committed": None, "is_noop": not lines, "changes": lines,
+              "sent_bytes": 0, "reason": None}
     if way.dry_run:
         return {**result, "is_dry_run": True}
     if different:
@@ -78,10 +78,10 @@ def deploy(ssh: Ssh, order: Order, way: Way, say: Say) -> dict[str, Any]:
         release_id = _stage(remote, release, trust, way, say)
     else:
         release_id = remote.status()["committed"]
-    install_unit(remote, way, say)
+    install_units(remote, units, not different, say)  # else the trial starts it anew
     say(f"trying it: live audio, in time, within {way.health_s:g} s" if different else "looking whether it is well")
     answer = try_release(remote, ["try", release_id], way.health_s)
-    return {**result, **answer, "is_noop": answer["is_noop"] and not different}
+    return {**result, **answer, "is_noop": answer["is_noop"] and not lines}
 
 
 def _send(remote: Remote, order: Order, release: dict, say: Say) -> int:
@@ -132,19 +132,6 @@ def _wait_for_the_other(remote: Remote, order: Order, say: Say) -> None:
                           f"and the device went back: {outcome['reason']}")
 
 
-def install_unit(remote: Remote, way: Way, say: Say) -> None:
-    """The service's unit as this checkout has it, started at boot; nothing to do if it is there."""
-    text = UNIT.read_text("utf-8").replace(ROOT, way.root)
-    path = f"{way.unit_folder}/{SERVICE}"
-    present = remote.read(path)
-    if present == text.encode():
-        return
-    say(f"{'replacing' if present else 'installing'} {path}")
-    path = shlex.quote(path)
-    remote.must(f"cat > {path}.new && sync {path}.new && mv {path}.new {path} && systemctl daemon-reload && "
-                f"systemctl enable {SERVICE} >/dev/null", "installing the service", text.encode())
-
-
 def _needed_bytes(order: Order, present: dict | None) -> int:
     """An estimate from above of what the device's disk must take."""
     needed = sum(len(file.data) for file in order.files.values())
@@ -181,7 +168,9 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
     parser.add_argument("--health-s", metavar="S", type=float, default=HEALTH_S,
                         help="time to become healthy before it goes back (default: %(default)s)")
-    parser.add_argument("--unit-folder", metavar="DIR", default=UNIT_FOLDER, help=argparse.SUPPRESS)
+    parser.add_argument("--update-url", metavar="URL",
+                        help=f"from where it fetches later releases by itself, every hour, or {NEVER}; else as before")
+    parser.add_argument("--etc", metavar="DIR", default=ETC, help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
 
 
@@ -203,10 +192,12 @@ def say(sentence: str) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    if arguments.update_url is not None and (problem := url_problem(arguments.update_url)):
+        raise UsageError(problem)
     order = make_order(load_profile(arguments.profile), arguments.bundles, arguments.wheel, arguments.requirements,
                        arguments.device, arguments.channel, arguments.threshold)
     way = Way(arguments.root, arguments.trust, arguments.allow_older, arguments.dry_run, arguments.health_s,
-              arguments.unit_folder)
+              arguments.update_url, arguments.etc)
     with ssh_of(arguments) as ssh:
         report(deploy(ssh, order, way, say))
 

@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from devices.deploy import HEALTH_S, UNIT_FOLDER, Way, deploy, say
+from devices.deploy import HEALTH_S, Way, deploy, say
 from devices.inventory import Host, make_orders, read_inventory
 from devices.remote import Say
 from devices.service import read_status, roll_back
 from devices.ssh import ConnectionLost, Ssh
+from devices.units import ETC
 from toolkit.errors import DeployError, EdgeAudioError, UsageError
 
 POLL_S = 5.0  # between two looks at a soaking device
@@ -174,7 +175,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--health-s", metavar="S", type=float, default=HEALTH_S,
                         help="time to become healthy before a device goes back (default: %(default)s)")
     parser.add_argument("--allow-older", action="store_true", help="take versions older than those they had")
-    parser.add_argument("--unit-folder", metavar="DIR", default=UNIT_FOLDER, help=argparse.SUPPRESS)
+    parser.add_argument("--etc", metavar="DIR", default=ETC, help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
 
 
@@ -190,7 +191,8 @@ def run(arguments: argparse.Namespace, connect: Connect = Host.connect,
         with connect(host) as ssh:
             if arguments.action == "rollback":
                 return roll_back(ssh, host.root, arguments.health_s)
-            way = Way(host.root, host.trust, arguments.allow_older, False, arguments.health_s, arguments.unit_folder)
+            way = Way(host.root, host.trust, arguments.allow_older, False, arguments.health_s,
+                      host.settings.update_url, arguments.etc)
             return deploy(ssh, orders[host.name], way, lambda sentence: say(f"{host.name}: {sentence}"))
 
     def look(host: Host) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from devices.plan import Order, make_order
 from devices.remote import ROOT
 from devices.ssh import Ssh
+from devices.units import NEVER, url_problem
 from toolkit.config import load_config, setting
 from toolkit.errors import ConfigError, UsageError
 from toolkit.profile import load_profile
@@ -39,10 +40,16 @@ class Settings:
     device: str | None = setting(None, doc="microphone: index or part of its name; nothing: the profile's")
     channel: int | None = setting(None, low=0, high=63, doc="of the microphone; nothing: 0")
     threshold: float | None = setting(None, low=0, high=1, doc="of detections; nothing: the bundle's")
+    update_url: str | None = setting(None, doc=f"from where it fetches later releases itself, or {NEVER}; nothing: as "
+                                               "before")
     root: str | None = setting(None, doc=f"folder of all releases there; nothing: {ROOT}")
     port: int | None = setting(None, low=1, high=65535, doc="of its sshd; nothing: ssh's own choice")
     identity: str | None = setting(None, doc="private key; nothing: ssh's own choice")
     ssh_options: tuple[str, ...] | None = setting(None, doc="as ssh -o takes them")
+
+    def __post_init__(self) -> None:
+        if self.update_url is not None and (problem := url_problem(self.update_url)):
+            raise ConfigError(problem)
 
 
 @dataclass(frozen=True)

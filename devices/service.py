@@ -12,7 +12,7 @@ from devices.remote import Remote
 from devices.ssh import Ssh
 from toolkit.errors import DeployError
 
-UNIT = "edge-audio"
+UNITS = "-u edge-audio -u edge-audio-recover -u edge-audio-update"
 FRESH_S = 5.0  # a status file that was not renewed for longer is of a service that hangs
 
 
@@ -45,7 +45,7 @@ def run_rollback(arguments: argparse.Namespace) -> None:
 
 def run_logs(arguments: argparse.Namespace) -> None:
     with ssh_of(arguments) as ssh:
-        status = ssh.pass_through(f"exec journalctl -u {UNIT} -o cat -n {arguments.lines}"
+        status = ssh.pass_through(f"exec journalctl {UNITS} -o cat -n {arguments.lines}"
                                   + (" -f" if arguments.follow else ""))
     if status:
         raise DeployError(f"{ssh.target}: journalctl ended with status {status}; is the user in the group "

@@ -7,11 +7,12 @@ import json
 import sys
 from pathlib import Path
 
+from toolkit.arguments import Parser
 from toolkit.errors import EdgeAudioError
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m models", description=__doc__)
+    parser = Parser(prog="python -m models", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train a recipe; the same command resumes")
     train.add_argument("recipe", type=Path)
@@ -48,8 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     fetch.add_argument("name", help="speech_commands")
     fetch.add_argument("dest", type=Path, nargs="?", default=Path("data"))
     _add_speak(commands.add_parser("speak", help="make a spoken corpus by text-to-speech; the same command resumes"))
-    arguments = parser.parse_args(argv)
     try:
+        arguments = parser.parse_args(argv)
         work = {
             "train": _train,
             "evaluate": _evaluate,

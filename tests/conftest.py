@@ -42,11 +42,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 # Tests of the host's folders; where TensorFlow is not installed (a device, .venv-litert) they do not belong to the run.
-HOST_TESTS = [f"test_{name}.py" for name in """action architectures arena attacks augment channels compare conditions
-              data deploy deploy_again det distill distribute facts fetch figures fleet gates_failing int16 inventory
-              keyring_command kill_matrix layer_error layers micro mine op_versions oracle own plan preflight prune
-              publish pull_attacks qat quantize recipe release samples search slim sound_groups speak streams train
-              wheels""".split()]
+HOST_TESTS = [f"test_{name}.py" for name in """action architectures arena arguments attacks augment channels compare
+              conditions data deploy deploy_again det distill distribute facts fetch figures fleet fleet_sshd
+              gates_failing int16 inventory keyring_command kill_matrix layer_error layers micro mine op_versions oracle
+              own plan preflight prune publish pull_attacks qat quantize recipe release samples search slim sound_groups
+              speak streams train units wheels""".split()]
 collect_ignore = [] if importlib.util.find_spec("tensorflow") else HOST_TESTS
 # These hold TensorFlow in the process, in which tflite-runtime then loads no model: `make check` runs them apart.
 TENSORFLOW_TESTS = tuple(f"test_{name}.py" for name in """architectures channels distill distribute layers prune

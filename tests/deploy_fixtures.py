@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from bundle_factory import OWNER, STRANGER
-from fake_device import PROFILE, Desk, command, make_device, make_version, make_wheels
+from fake_device import ETC, PROFILE, Desk, command, make_device, make_version, make_wheels
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -30,9 +30,8 @@ def desk(tmp_path_factory, core):
 def first(desk, tmp_path_factory):
     """(a device on which 0.5.0 was installed, the lines of that command)."""
     with make_device(tmp_path_factory.mktemp("first")) as device:
-        arguments = [*desk.order("0.5.0", "--trust", str(desk.folder / "trust")), *desk.runtime, *device.arguments,
-                     "--unit-folder", str(device.folder / "units")]
-        program = [sys.executable, "-m", "devices", *arguments]
+        arguments = [*desk.order("0.5.0", "--trust", str(desk.folder / "trust")), *desk.runtime, *device.arguments]
+        program = [sys.executable, "-m", "devices", *arguments, *ETC]
         done = subprocess.run(program, capture_output=True, text=True, cwd=CHECKOUT)
         yield device, done
 

@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from toolkit.bundle import load_bundle, write_bundle
 
 CHECKOUT = Path(__file__).parents[1]
 HEALTH_S = "15"  # of which it must be well for a tenth
+ETC = ["--etc", "../etc"]  # of a device, beside its root
 ARCHITECTURE = {"x86_64": "x86-64", "aarch64": "aarch64", "armv7l": "armv7"}.get(platform.machine(), "x86-64")
 PROFILE = f"""schema: 1
 name: board
@@ -46,10 +48,13 @@ hop_deadline_ms: 10
 transport: ssh
 audio_device: default
 """
-# sh: ExecStartPre and ExecStart of the unit that was installed, as systemd would start them.
+# sh: ExecStartPre and ExecStart of the unit that was installed, as systemd would start them. A unit is enabled if there
+# is a file of its name in the folder `enabled`.
 SYSTEMCTL = r"""#!/bin/sh
+for name; do :; done
+[ "$1" != is-enabled ] || {{ [ -e {folder}/enabled/$name ]; exit; }}
 echo "$*" >> {folder}/systemctl.log
-unit={folder}/units/edge-audio.service
+unit={folder}/etc/systemd/system/edge-audio.service
 stop() {{
     [ -e {folder}/pid ] || return 0
     kill "$(cat {folder}/pid)" 2>/dev/null
@@ -57,6 +62,8 @@ stop() {{
     rm {folder}/pid
 }}
 case "$1" in
+enable) [ -e {folder}/etc/systemd/system/$name ] && touch {folder}/enabled/$name ;;
+disable) rm -f {folder}/enabled/$name ;;
 stop) stop ;;
 restart)
     stop
@@ -110,6 +117,10 @@ class Device:
     def arguments(self) -> list[str]:
         return [*self.server.arguments, "--root", str(self.root)]
 
+    @property
+    def units(self) -> Path:
+        return self.folder / "etc" / "systemd" / "system"
+
     def set_mood(self, mood: str) -> None:
         """``well``, or ``deaf`` or ``silent`` with the version of a bundle: the microphone of releases that hold it."""
         (self.folder / "mood.new").write_text(mood)
@@ -142,8 +153,9 @@ class Device:
                 shutil.copytree(path, self.root / path.name, symlinks=True)
             else:
                 shutil.copy2(path, self.root)
-        unit = (other.folder / "units" / "edge-audio.service").read_text()
-        (self.folder / "units" / "edge-audio.service").write_text(unit.replace(str(other.root), str(self.root)))
+        for path in other.units.iterdir():
+            (self.units / path.name).write_text(path.read_text().replace(str(other.root), str(self.root)))
+        shutil.copytree(other.folder / "enabled", self.folder / "enabled", dirs_exist_ok=True)
         self.start()
 
     def start(self) -> None:
@@ -156,6 +168,15 @@ class Device:
                 return
             time.sleep(0.1)
         pytest.fail(f"the service did not start: {(self.folder / 'journal').read_text()}")
+
+    def run_unit(self, name: str) -> subprocess.CompletedProcess:
+        """ExecStart of a oneshot service that was installed, as systemd would start it, with update.conf."""
+        text = (self.units / name).read_text().replace("\\\n", "").replace("/run/edge-audio", str(self.folder))
+        (line,) = [line for line in text.splitlines() if line.startswith("ExecStart=")]
+        words = [word.replace("$$", "$") for word in shlex.split(line.removeprefix("ExecStart="))]
+        conf = self.folder / "etc" / "edge-audio" / "update.conf"
+        settings = dict(re.findall(r"^(\w+)=(.*)$", conf.read_text() if conf.exists() else "", re.M))
+        return subprocess.run(words, cwd=self.root, env=self.environment | settings, capture_output=True, text=True)
 
     def systemctl(self) -> list[str]:
         log = self.folder / "systemctl.log"
@@ -181,8 +202,7 @@ class Desk:
 
 def command(device: Device, arguments: list[str], capsys) -> tuple[int, dict | None, str]:
     """(exit status, the JSON line, what people read) of ``python -m devices``."""
-    unit_folder = ["--unit-folder", str(device.folder / "units")] if arguments[0] == "deploy" else []
-    status = main([*arguments, *device.arguments, *unit_folder])
+    status = main([*arguments, *device.arguments, *(ETC if arguments[0] == "deploy" else [])])
     out, err = capsys.readouterr()
     return status, json.loads(out.splitlines()[-1]) if out else None, err
 
@@ -191,7 +211,7 @@ def command(device: Device, arguments: list[str], capsys) -> tuple[int, dict | N
 def make_device(folder: Path) -> Iterator[Device]:
     """A running one, on which nothing is installed."""
     programs = folder / "bin"
-    for path in (programs, folder / "units"):
+    for path in (programs, folder / "etc" / "systemd" / "system", folder / "enabled"):
         path.mkdir(parents=True)
     python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     _program(programs / "python3", f'#!/bin/sh\nexec {python} "$@"\n')
@@ -222,8 +242,9 @@ def make_wheels(folder: Path) -> tuple[Path, Path]:
     for name in ("setup.py", "Makefile", "README.md", "LICENSE"):
         shutil.copy(CHECKOUT / name, source)
     project = (CHECKOUT / "pyproject.toml").read_text("utf-8")
-    project, n = re.subn(r"^dependencies = \[.*?^\]", 'dependencies = ["this-interpreter"]', project, flags=re.S | re.M)
-    assert n == 1
+    lists, only = r"^(dependencies|listen) = \[.*?\]$", r'\1 = ["this-interpreter"]'
+    project, n = re.subn(lists, only, project, flags=re.S | re.M)
+    assert n == 2
     (source / "pyproject.toml").write_text(project, "utf-8")
     build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*build, "-w", folder, source], check=True, capture_output=True)

@@ -64,7 +64,7 @@ RULES = {
         lazily=one_file({"tensorflow_model_optimization"}, "quantize/prune.py", "quantize/qat.py"),
     ),
     "devices": Rule(
-        at_import=SSH | {f"toolkit.{name}" for name in """bundle config digest errors keyring manifest profile
+        at_import=SSH | {f"toolkit.{name}" for name in """arguments bundle config digest errors keyring manifest profile
                          signature""".split()},
         never={"tensorflow", "tf_keras", "keras", "models", "quantize"},
     ),

@@ -16,6 +16,7 @@ from fake_device import HEALTH_S, command, make_device, make_version
 from devices import deploy
 from devices.__main__ import main
 from devices.plan import Order
+from devices.units import RECOVER, SERVICE
 
 pytest.importorskip("yaml", reason="PyYAML is not installed (pip install pyyaml)")
 pytest_plugins = ["deploy_fixtures"]
@@ -31,8 +32,10 @@ def test_fresh_installation(first):
     assert result["committed"] and not result["is_noop"] and result["reason"] is None
     assert device.linked("current") == device.linked("committed") == result["release"]
     assert device.bundles() == {"kws": "0.5.0"} and device.linked("previous") is None
-    assert [line.split()[0] for line in device.systemctl()] == ["daemon-reload", "enable", "restart"]
-    assert str(device.root / "boot") in (device.folder / "units" / "edge-audio.service").read_text()
+    assert [line.split()[0] for line in device.systemctl()] == ["daemon-reload", "enable", "enable", "restart"]
+    assert {path.name for path in device.units.iterdir()} == {SERVICE, *RECOVER}
+    assert all(str(device.root / "boot") in (device.units / name).read_text() for name in (SERVICE, RECOVER[0]))
+    assert {path.name for path in (device.folder / "enabled").iterdir()} == {SERVICE, RECOVER[1]}
     assert [path.name for path in (device.root / "trust").iterdir()] == ["one key.pub"]
     assert not list((device.root / "incoming").iterdir())
     for said in ("bundle kws: new, 0.5.0", "runtime: new, edge_audio_toolkit", "sending 0.5.0.eab", "runs the release"):
@@ -101,7 +104,7 @@ def test_dry_run_of_a_first_installation(desk, tmp_path, capsys):
     with make_device(tmp_path / "bare") as device:
         order = [*desk.order(), *desk.runtime, "--trust", str(desk.folder / "trust"), "--dry-run"]
         status, result, _ = command(device, order, capsys)
-        assert status == 0 and len(result["changes"]) == 3 and not device.root.exists()
+        assert status == 0 and len(result["changes"]) == 6 and not device.root.exists()
         status, _, said = command(device, desk.order(), capsys)
         assert status == 1 and "has no runtime yet: name the toolkit's wheel with --wheel" in said
         status, _, said = command(device, [*desk.order(), *desk.runtime], capsys)
@@ -129,7 +132,7 @@ def test_logs(device, capfd):
     (device.folder / "bin" / "journalctl").chmod(0o755)
     assert main(["logs", "-f", "-n", "7", *device.arguments]) == 0
     out, err = capfd.readouterr()
-    assert json.loads(out) == {"label": "yes"} and "-u edge-audio -o cat -n 7 -f" in err
+    assert json.loads(out) == {"label": "yes"} and err.endswith("-u edge-audio-update -o cat -n 7 -f\n")
 
 
 # --- what is refused, and leaves the device as it was ---------------------------------------------

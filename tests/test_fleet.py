@@ -14,8 +14,8 @@ import pytest
 from bundle_factory import OWNER, make_bundle
 
 from devices import fleet
-from devices.deploy import UNIT
 from devices.ssh import ConnectionLost
+from devices.units import FOLDER, RECOVER, SERVICE, UNITS
 from toolkit.errors import DeployError, EdgeAudioError
 
 pytest.importorskip("yaml", reason="PyYAML is not installed (pip install pyyaml)")
@@ -76,9 +76,13 @@ class Simulated:
         raise AssertionError(f"the simulated device does not know {command!r}")
 
     def read(self, found, stdin):
-        if found[1].endswith("release.json"):
-            return base64.b64encode(json.dumps(self.release).encode()).decode()
-        return base64.b64encode(UNIT.read_bytes()).decode()
+        assert found[1].endswith("release.json")
+        return base64.b64encode(json.dumps(self.release).encode()).decode()
+
+    def units(self, found, stdin):
+        files = [f"{UNITS}/{name} {base64.b64encode((FOLDER / name).read_bytes()).decode()}" for name in
+                 (SERVICE, *RECOVER)]
+        return "\n".join([*files, f"enabled {SERVICE}", f"enabled {RECOVER[1]}"])
 
     def status(self, found, stdin):
         deaf_s = 60.0 if self.nature == "sickens" and self.trials else 0.1
@@ -107,7 +111,7 @@ class Simulated:
 
     ANSWERS = (
         ("uname -m", lambda self, found, stdin: FACTS),
-        (r"base64 (\S+);", read),
+        (r"base64 (\S+);", read), ("is-enabled", units),
         (r"/trust", lambda self, found, stdin:
             f"owner.pub {base64.b64encode(OWNER.public_key().to_text().encode()).decode()}"),
         (r"toolkit.ota status", status), (r"toolkit.ota stage", stage), (r"toolkit.ota try (\S+)", attempt),

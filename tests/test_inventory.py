@@ -11,12 +11,12 @@ from toolkit.errors import ConfigError, UsageError
 
 pytest.importorskip("yaml", reason="PyYAML is not installed (pip install pyyaml)")
 INVENTORY = """schema: 1
-defaults: {profile: rpi4, bundles: [kws], threshold: 0.5}
+defaults: {profile: rpi4, bundles: [kws], threshold: 0.5, update_url: https://updates.example.org/site}
 groups:
   kitchen: {bundles: [kws, more/kettle.eab], trust: keys, wheel: a.whl}
 hosts:
   pi@hall: {channel: 1, threshold: 0.7}
-  pi@kitchen: {group: kitchen, port: 2222, ssh_options: [ProxyJump=door]}
+  pi@kitchen: {group: kitchen, port: 2222, update_url: off, ssh_options: [ProxyJump=door]}
 """
 
 
@@ -25,6 +25,7 @@ def test_what_a_host_says_wins_over_its_group_and_that_over_the_defaults(tmp_pat
     path.write_text(INVENTORY)
     hall, kitchen = read_inventory(path)
     assert (hall.name, hall.group, hall.settings.threshold, hall.settings.channel) == ("pi@hall", None, 0.7, 1)
+    assert (hall.settings.update_url, kitchen.settings.update_url) == ("https://updates.example.org/site", "off")
     assert hall.settings.bundles == ("kws",) and hall.root == "/opt/edge-audio" and hall.trust is None
     assert kitchen.settings.threshold == 0.5 and kitchen.settings.port == 2222
     assert kitchen.settings.bundles == ("kws", str(tmp_path / "more/kettle.eab"))  # a path of the file's folder
@@ -37,6 +38,7 @@ def test_what_a_host_says_wins_over_its_group_and_that_over_the_defaults(tmp_pat
     ("group: kitchen", "group: kitchn", "hosts.pi@kitchen.group: there is no group 'kitchn'; did you mean kitchen?"),
     ("port: 2222", "port: 70000", "port is 70000: expected"),
     ("channel: 1", "channel: one", "hosts.pi@hall.channel is 'one'"),
+    ("channel: 1", "update_url: ftp://a", "hosts.pi@hall: the update URL is 'ftp://a', expected https://HOST/PATH"),
     ("profile: rpi4, ", "", "hosts.pi@hall has no profile; name them there, in its group or in defaults"),
     ("schema: 1", "schema: 2", "schema is 2"),
     ("  pi@hall:", "  pi@kitchen:", "the key 'pi@kitchen' stands twice"),

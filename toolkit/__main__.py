@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import __version__
+from .arguments import Parser
 from .errors import AudioFileError, EdgeAudioError, MissingPartError, UsageError
 
 BLOCK_S = 0.02
@@ -43,16 +44,9 @@ def main(argv: list[str] | None = None) -> int:
         return 128 + signal.SIGINT
 
 
-class _Parser(argparse.ArgumentParser):
-    """Misuse is one sentence, as every other error."""
-
-    def error(self, message: str):
-        raise UsageError(f"{message}; see `{self.prog} --help`.")
-
-
 def parser() -> argparse.ArgumentParser:
     """All commands with their options."""
-    top = _Parser(prog="edge-audio", description=__doc__)
+    top = Parser(prog="edge-audio", description=__doc__)
     top.add_argument("--version", action="version", version=f"edge-audio {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 

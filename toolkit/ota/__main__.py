@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 
-from toolkit.errors import EdgeAudioError, UsageError
+from toolkit.arguments import Parser
+from toolkit.errors import EdgeAudioError
 from toolkit.ota import command
-
-
-class _Parser(argparse.ArgumentParser):
-    """Misuse is one sentence."""
-
-    def error(self, message: str):
-        raise UsageError(f"{message}; see `{self.prog} --help`.")
 
 
 def main(argv: list[str] | None = None, prog: str = "python -m toolkit.ota") -> int:
     """The exit status: 0 done, 1 failed, 2 misused."""
-    parser = _Parser(prog=prog, description=command.__doc__)
+    parser = Parser(prog=prog, description=command.__doc__)
     command.add_commands(parser)
     try:
         arguments = parser.parse_args(argv)

@@ -14,6 +14,7 @@ from toolkit.ota.release import Runtime
 from toolkit.ota.service import last_line
 
 PIP = ("-I", "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--no-cache-dir", "--quiet")
+EXTRA = "[listen]"  # of the wheel: what records
 
 
 def interpreter(root: Root, runtime: Runtime) -> Path:
@@ -36,7 +37,7 @@ def make_runtime(root: Root, runtime: Runtime) -> Path:
     _run(root, ["python3", "-I", "-m", "venv", *site, str(folder)], "a virtual environment cannot be made",
          "install python3 and python3-venv")
     source = ["--no-index", "--find-links", str(wheels)] if runtime.requirements else []
-    _run(root, [str(python), *PIP, *source, str(wheels / runtime.wheel)], f"{runtime.wheel} cannot be installed",
+    _run(root, [str(python), *PIP, *source, f"{wheels / runtime.wheel}{EXTRA}"], f"{runtime.wheel} cannot be installed",
          "correct the wheels and run the command again")
     os.sync()  # pip syncs nothing of the thousands of files it writes
     disk.write_whole(folder / "ready", b"")
