@@ -11,7 +11,6 @@ Being a zip, a wheel also runs where nothing is installed: PYTHONPATH=WHEEL pyth
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -25,6 +24,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from toolkit.arguments import Parser
 from toolkit.errors import EdgeAudioError, MissingPartError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -124,15 +124,15 @@ def check_core(wheel: Path, architecture: Architecture) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """A JSON line per wheel: {wheel, architecture, size_bytes, sha256}."""
-    parser = argparse.ArgumentParser(prog="python -m devices.wheels", description="The wheels that devices install.")
+    parser = Parser(prog="python -m devices.wheels", description="The wheels that devices install.")
     parser.add_argument("architectures", nargs="*", metavar="ARCH",
                         help=f"of {', '.join(ARCHITECTURES)} (default: all)")
     parser.add_argument("--into", type=Path, default=Path("dist"), metavar="DIR", help="default: %(default)s")
-    options = parser.parse_args(arguments)
-    if unknown := [name for name in options.architectures if name not in ARCHITECTURES]:
-        parser.error(f"unknown architecture {', '.join(unknown)}; there are {', '.join(ARCHITECTURES)}")
-    chosen = [ARCHITECTURES[name] for name in dict.fromkeys(options.architectures or ARCHITECTURES)]
     try:
+        options = parser.parse_args(arguments)
+        if unknown := [name for name in options.architectures if name not in ARCHITECTURES]:
+            parser.error(f"unknown architecture {', '.join(unknown)}; there are {', '.join(ARCHITECTURES)}")
+        chosen = [ARCHITECTURES[name] for name in dict.fromkeys(options.architectures or ARCHITECTURES)]
         require_tools(chosen)  # of all, before anything is built
         for architecture in chosen:
             path = build_wheel(architecture, options.into)

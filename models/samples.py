@@ -20,7 +20,6 @@ is drawn from a generator seeded with its own name, so that adding one changes n
 
 from __future__ import annotations
 
-import argparse
 import csv
 import hashlib
 import json
@@ -37,6 +36,7 @@ from models.augment import active_level, room_response, to_int16
 from models.noise import coloured_noise, db, mains_hum
 from models.recipe import SILENCE, UNKNOWN
 from models.voices import RATE_HZ, speak, trim
+from toolkit.arguments import Parser
 from toolkit.errors import DataError, EdgeAudioError, UsageError
 from toolkit.wav import write_wav
 
@@ -94,7 +94,7 @@ SETS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m models.samples", description="Make the sample audio in OUT.")
+    parser = Parser(prog="python -m models.samples", description="Make the sample audio in OUT.")
     parser.add_argument("out", metavar="OUT", type=Path)
     try:
         make_samples(parser.parse_args(arguments).out)

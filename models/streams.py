@@ -57,8 +57,8 @@ class Scene:
 
 @dataclass(frozen=True)
 class Scored:
-    """The scores int8[T, labels] of a scene or recording of `seconds`, heard from the reset state to its end, and of the
-    silence that follows (toolkit.stream.Pipeline.finish)."""
+    """The scores int8[T, labels] of a scene or recording of `seconds`, heard from the reset state to its end, and of
+    the silence that follows (toolkit.stream.Pipeline.finish)."""
 
     name: str
     scores: np.ndarray

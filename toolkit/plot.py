@@ -34,7 +34,6 @@ def plot(bundle: Bundle, samples: np.ndarray, output: Path) -> list[Detection]:
     of_any = keyword_posteriors(logits, is_keyword)
     detections = stage.detect(scores)
 
-    seconds = len(samples) / rate
     figure = Figure(figsize=(11, 7), layout="constrained")
     wave, image, curve = figure.subplots(3, 1, sharex=True)
     wave.plot(np.arange(len(samples)) / rate, samples / 32768, linewidth=0.4, color="0.3")

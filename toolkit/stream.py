@@ -30,8 +30,8 @@ _time = attrgetter("time")
 
 @dataclass(frozen=True)
 class Detection:
-    """Something heard: `time` in seconds of the last sample that the decision used, from the start of the stream. At the
-    end of a recording that may be one of the silence that follows."""
+    """Something heard: `time` in seconds of the last sample that the decision used, from the start of the stream. At
+    the end of a recording that may be one of the silence that follows."""
 
     bundle: str
     version: str

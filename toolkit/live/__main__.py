@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import signal
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from ..__main__ import emit, say
+from ..arguments import Parser
 from ..errors import BundleError, DeployError, EdgeAudioError
 
 if TYPE_CHECKING:
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> int:
     """The exit status: 1 failed, 2 misused. A service that a signal stops ends the process with status 0."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the service has its own: there is nothing to end yet
-    parser = argparse.ArgumentParser(prog="python -m toolkit.live", description=__doc__)
+    parser = Parser(prog="python -m toolkit.live", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="RELEASE_FOLDER", help="holds release.json and bundles/")
-    arguments = parser.parse_args(argv)
     try:
+        arguments = parser.parse_args(argv)
         run(arguments.folder)
     except EdgeAudioError as error:
         say(str(error))
