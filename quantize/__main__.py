@@ -2,7 +2,8 @@
 
 Without --data everything comes from the repository: weights of the zoo, the embedded calibration and evaluation
 sets. With --data DIR the accuracy on the data set's `report` split is measured too and goes into the bundle.
-Exit 1 if anything is not as it must be; nothing is written over the previous result then.
+Exit 2 if the command, the recipe, a profile or the baseline makes no sense; 1 if anything else is not as it must be,
+such as damaged weights or a broken limit. The bundle of the run before is left as it was then.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from toolkit.arguments import Parser
 from toolkit.errors import EdgeAudioError
 
 ROOT = Path(__file__).parents[1]
@@ -19,7 +21,7 @@ DEVELOPMENT_KEY = ROOT / "devices" / "keys" / "development.key"
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m quantize", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("recipe", type=Path)
@@ -37,9 +39,8 @@ def main(argv: list[str] | None = None) -> int:
         "--baseline", type=Path, help="of the last release (default: that of models/zoo/NAME, for its own weights)"
     )
     parser.add_argument("--key", type=Path, default=DEVELOPMENT_KEY, help="private key that signs the bundle")
-    arguments = parser.parse_args(argv)
     try:
-        return quantize(arguments)
+        return quantize(parser.parse_args(argv))
     except EdgeAudioError as error:
         print(f"quantize: {error}", file=sys.stderr)
         return error.exit_code
@@ -56,17 +57,19 @@ def quantize(arguments) -> int:
     from .layer_error import layer_errors
     from .micro import run_micro
     from .op_versions import check_op_versions
-    from .report import conclude, judge, measure, write_report
+    from .pack import Packer
+    from .report import Evaluation, conclude, judge, measure, write_report
     from .verify import check_integer, lsb_histogram, run_everywhere
 
     recipe = load_recipe(arguments.recipe)
     zoo = ROOT / "models" / "zoo" / recipe.name
     weights = arguments.weights or zoo / "weights.npz"
-    out = arguments.out = arguments.out or ROOT / "build" / "quantize" / recipe.name
+    out = arguments.out or ROOT / "build" / "quantize" / recipe.name
     profiles = [load_profile(name) for name in dict.fromkeys([*recipe.budget.profiles, *arguments.profile])]
     released = zoo / "baseline.json" if not arguments.weights and (zoo / "baseline.json").exists() else None
     against = arguments.baseline or released
     baseline = read_baseline(against, recipe.name) if against else None
+    packer, evaluation = Packer.of(recipe, zoo, arguments.key), Evaluation.of(recipe, arguments)
 
     say(f"calibrating on {arguments.calibration}")
     codes = representative_codes(recipe, arguments.calibration, is_dataset=False)
@@ -82,7 +85,7 @@ def quantize(arguments) -> int:
     parity = {other.runtime: lsb_histogram(runs[0], other) for other in others}
     say("measuring the error of each layer, accuracy and cost")
     layers = layer_errors(recipe, weights, converted, few)
-    report, facts = measure(recipe, converted, weights, few, arguments, zoo, parity, [r.runtime for r in runs])
+    report, facts = measure(packer, converted, weights, few, evaluation, out, parity, [r.runtime for r in runs])
     report["layers"] = [layer.to_dict() for layer in layers]
     lines = judge(recipe, profiles, baseline, report, facts, out)
     write_report(out, recipe, model, report, facts)

@@ -22,7 +22,7 @@ def make_card(recipe: Recipe, about: str, known: dict, licences: list[dict]) -> 
         "clips (paired bootstrap over the clips, pooled over the trainings).",
         "Recall per label on `report`:",
         _table(list(details["report"]["recall"]), [[f"{v:.1%}" for v in details["report"]["recall"].values()]]),
-        "Commonest mistakes: " + ", ".join(f"{a} heard as {b} ({n})" for a, b, n in details["mistakes"]) + ".",
+        _mistakes(details["mistakes"]),
         "## By level and noise",
         f"The same clips without silence; noise that training has not heard ({noises}).",
         _table(*condition_table(details["conditions"])),
@@ -63,6 +63,12 @@ def _accuracy_rows(details: dict, chosen: dict, mean: dict) -> list[list[str]]:
         figure = _interval({**spoken, "value": spoken["accuracy"]})
         rows.append([f"int8 step, embedded text-to-speech set ({spoken['clips']} clips)", figure])
     return rows
+
+
+def _mistakes(mistakes: list[list]) -> str:
+    if not mistakes:
+        return "No clip of `report` is taken for another label."
+    return "Commonest mistakes: " + ", ".join(f"{a} heard as {b} ({n})" for a, b, n in mistakes) + "."
 
 
 def _stream_row(split: str, point: dict) -> list[str]:

@@ -8,7 +8,11 @@ codes of them. 0, 1 and -1 are always levels: zeros stay zero, and each channel 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+
+from toolkit.errors import VerificationError
 
 from .prune import is_pruned
 
@@ -32,6 +36,20 @@ class Clusters:
 
     def of_average(self, values: list[np.ndarray]) -> list[np.ndarray]:
         return [shared(value, self._members[i]) if i in self._members else value for i, value in enumerate(values)]
+
+
+def share_weights(weights: Path, out: Path, count: int) -> None:
+    """Writes the weights with `count` levels per kernel; trains nothing. Raises VerificationError for a kernel whose
+    int8 has one scale for all channels, as those of an LSTM: it would have more codes than levels."""
+    with np.load(weights, allow_pickle=False) as data:
+        values = dict(data)
+    strange = next((name for name, value in values.items() if is_pruned(name) and value.ndim != 4), None)
+    if strange:
+        raise VerificationError(
+            f"the weights of {strange} cannot share {count} values: only those of a convolution have a scale per "
+            "channel."
+        )
+    np.savez(out, **{n: shared(v, members(v, count)) if is_pruned(n) else v for n, v in values.items()})
 
 
 def members(kernel: np.ndarray, count: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from models.recipe import Recipe
-from toolkit.errors import VerificationError
+from toolkit.errors import ConfigError, VerificationError
 
 from .ranges import Ranges, ranges_of, read_ranges, with_ranges
 from .slim import slim, tflite_schema
@@ -38,8 +38,8 @@ class Converted:
 
 def convert(recipe: Recipe, weights: Path, codes: np.ndarray) -> Converted:
     """The recipe's step model, calibrated on int8 codes [n, T, width]; with quantize.method aware, with the ranges
-    beside the weights. Raises VerificationError if the converter dies or hangs, or if the float step is not the float
-    whole, ConfigError without such ranges."""
+    beside the weights. Raises VerificationError if weights or ranges are not as they must be, if the converter dies or
+    hangs, or if the float step is not the float whole."""
     ranges = read_ranges(weights) if recipe.quantize.method == "aware" else None
     return in_child(_convert, recipe, weights, codes, ranges)
 
@@ -78,11 +78,28 @@ def in_child(work, *arguments, doing: str = "the converter", limit_s: float | No
             raise VerificationError(f"{doing} crashed on this model; simplify the architecture.") from None
 
 
-def _float_scores(recipe: Recipe, weights: Path, codes: np.ndarray) -> np.ndarray:
-    from models.train import load_weights, make_model, scores_of
+def load_model(recipe: Recipe, weights: Path) -> tuple:
+    """(whole model, its Net, the architecture's module) of a recipe, with the weights of a file.
 
-    whole, _, _ = make_model(recipe)
-    load_weights(weights, whole)
+    Raises VerificationError for weights that are missing, damaged or of another network: the command makes sense, and
+    the model fails. To be called in a process that may hold TensorFlow.
+    """
+    from models.train import load_weights, make_model
+
+    made = make_model(recipe)
+    try:
+        load_weights(weights, made[0])
+    except ConfigError as error:
+        raise VerificationError(str(error)) from None
+    except Exception as error:  # zipfile and numpy have many kinds of them for a damaged file
+        raise VerificationError(f"{weights} holds no weights that can be read ({error}).") from None
+    return made
+
+
+def _float_scores(recipe: Recipe, weights: Path, codes: np.ndarray) -> np.ndarray:
+    from models.train import scores_of
+
+    whole, _, _ = load_model(recipe, weights)
     return scores_of(whole, codes)
 
 
@@ -107,10 +124,8 @@ def _step_form(recipe: Recipe, weights: Path, codes: np.ndarray) -> tuple:
     """(the float step model as it is converted, its representative data set, its stride)."""
     from models.epochs import MODEL_SCALE
     from models.layers import build_step, tf
-    from models.train import load_weights, make_model
 
-    whole, net, module = make_model(recipe)
-    load_weights(weights, whole)
+    whole, net, module = load_model(recipe, weights)
     form = (module.build, recipe.features.width, len(recipe.labels), recipe.model.parameters, module.STRIDE, net.layers)
     step, fused = build_step(*form), build_step(*form, fused=True)
     run = tf.function(lambda inputs: step(inputs, training=False))

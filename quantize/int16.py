@@ -25,6 +25,7 @@ from models.epochs import MODEL_SCALE, codes_of
 from models.evaluate import load_folder, result_of
 from models.recipe import Recipe, load_recipe
 from models.waves import load_waves
+from toolkit.arguments import Parser
 from toolkit.errors import EdgeAudioError, VerificationError
 from toolkit.interpreter import INPUT, OUTPUT, _runtime
 
@@ -101,7 +102,7 @@ def _quantized(values: np.ndarray, tensor: _Tensor) -> np.ndarray:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m quantize.int16", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("recipe", type=Path)
@@ -111,8 +112,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--calibration", type=Path, default=SAMPLES / "calibration", help="folder of representative clips"
     )
-    arguments = parser.parse_args(argv)
     try:
+        arguments = parser.parse_args(argv)
         print(json.dumps(_compare(arguments)))
         return 0
     except EdgeAudioError as error:

@@ -31,7 +31,7 @@ from models.recipe import Recipe
 from toolkit.errors import DataError, VerificationError
 from toolkit.interpreter import INPUT, _runtime
 
-from .convert import Converted, in_child
+from .convert import Converted, in_child, load_model
 from .slim import pack_tree, tflite_schema
 
 MOVES = frozenset("RESHAPE PAD CONCATENATION SLICE STRIDED_SLICE TRANSPOSE".split())  # the same values elsewhere
@@ -252,10 +252,8 @@ def _check_same_graph(twin: _Graph, graph: _Graph) -> None:
 def _float_model(recipe: Recipe, weights: Path) -> bytes:
     """In the process that may hold TensorFlow: the step model, not quantized."""
     from models.layers import build_step, tf
-    from models.train import load_weights, make_model
 
-    whole, net, module = make_model(recipe)
-    load_weights(weights, whole)
+    whole, net, module = load_model(recipe, weights)
     form = (module.build, recipe.features.width, len(recipe.labels), recipe.model.parameters, module.STRIDE, net.layers)
     return tf.lite.TFLiteConverter.from_keras_model(build_step(*form, fused=True)).convert()
 

@@ -23,6 +23,7 @@ import numpy as np
 from models.epochs import MODEL_SCALE, codes_of
 from models.evaluate import evaluate_bundle, load_folder
 from models.recipe import Recipe, load_recipe
+from toolkit.arguments import Parser
 from toolkit.bundle import load_bundle
 from toolkit.errors import EdgeAudioError, UnsupportedError, VerificationError
 from toolkit.flatbuffer import read_model
@@ -49,7 +50,7 @@ NOT_MEASURED = "of a model of your own only the int8 accuracy on --evaluation is
 
 def main(argv: list[str] | None = None) -> int:
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m quantize.own", description=__doc__, formatter_class=raw)
+    parser = Parser("python -m quantize.own", description=__doc__, formatter_class=raw)
     add = parser.add_argument
     add("model", type=Path, help="a step model: .tflite in int8, or .keras or .h5 in float")
     add("--recipe", type=Path, required=True, help="name, version, words, features, decision, budget")
@@ -59,8 +60,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--profile", action="append", default=[], metavar="NAME|FILE", help="a device that it must fit; repeatable")
     add("--baseline", type=Path, help="baseline.json of the last release")
     add("--key", type=Path, default=DEVELOPMENT_KEY, help="private key that signs the bundle")
-    arguments = parser.parse_args(argv)
     try:
+        arguments = parser.parse_args(argv)
         return prove(arguments)
     except EdgeAudioError as error:
         print(f"quantize: {error}", file=sys.stderr)

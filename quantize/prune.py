@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from models.recipe import PruneSettings, Recipe, load_recipe
+from toolkit.arguments import Parser
 from toolkit.config import dump_config
 from toolkit.errors import EdgeAudioError, UsageError
 
@@ -109,17 +110,18 @@ def cut(
     multiple: int = MULTIPLE,
 ) -> dict:
     """Writes out/recipe.yaml and out/weights.npz of the network with at most `share` of the MACs. data: of the Taylor
-    importance; without it channels are judged by the scale of their normalization. Raises ConfigError, DataError.
+    importance; without it channels are judged by the scale of their normalization. Raises ConfigError, DataError,
+    and VerificationError for weights that cannot be used.
 
     Returns macs_per_second and parameters (each before and after), and groups: layers and channels (before, after).
     """
-    from models.train import load_weights, make_model, save_weights
+    from models.train import make_model, save_weights
 
     from .channels import ChannelGraph, choose
+    from .convert import load_model
     from .importance import scale, taylor
 
-    whole, _, module = make_model(recipe)
-    load_weights(weights, whole)
+    whole, _, module = load_model(recipe, weights)
     graph = ChannelGraph(whole, recipe.features.sample_rate_hz / recipe.features.hop_length)
     importance = taylor(graph, whole, recipe, module.STRIDE, data) if data else scale(graph, whole)
     kept = choose(graph, importance, share, least, multiple)
@@ -145,7 +147,7 @@ def cut(
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m quantize.prune", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
@@ -166,8 +168,8 @@ def main(argv: list[str] | None = None) -> int:
     training.add_argument("--cache", type=Path, default=Path("runs/epochs"), help="where augmented epochs are kept")
     report = commands.add_parser("report", help="what zeros are worth; the first model is the one to compare with")
     report.add_argument("models", nargs="+", help="bundles, by path or released name, or .tflite files")
-    arguments = parser.parse_args(argv)
     try:
+        arguments = parser.parse_args(argv)
         return {"cut": _cut, "train": _train, "report": _report}[arguments.command](arguments)
     except EdgeAudioError as error:
         print(f"prune: {error}", file=sys.stderr)

@@ -33,6 +33,7 @@ from pathlib import Path
 import numpy as np
 
 from models.recipe import Recipe, load_recipe
+from toolkit.arguments import Parser
 from toolkit.errors import ConfigError, EdgeAudioError, UsageError
 
 from .cluster import Clusters
@@ -148,7 +149,7 @@ def fine_tune(recipe: Recipe, data: Path, run: Path, cache: Path | None = None, 
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m quantize.qat", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("recipe", type=Path)
@@ -157,8 +158,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, help="folder of the result (default: runs/NAME-qat-SEED)")
     parser.add_argument("--seed", type=int, help="instead of the recipe's train.seed")
     parser.add_argument("--cache", type=Path, default=Path("runs/epochs"), help="where augmented epochs are kept")
-    arguments = parser.parse_args(argv)
     try:
+        arguments = parser.parse_args(argv)
         return _fine_tune(arguments)
     except EdgeAudioError as error:
         print(f"qat: {error}", file=sys.stderr)

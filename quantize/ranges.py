@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.errors import ConfigError, VerificationError
+from toolkit.errors import VerificationError
 
 from .slim import pack_tree, tflite_schema
 
@@ -25,20 +25,20 @@ Ranges = dict[str, tuple[float, float]]  # {layer: (low, high)}, zero between th
 
 
 def read_ranges(weights: Path) -> Ranges:
-    """Those beside a file of weights. Raises ConfigError."""
+    """Those beside a file of weights. Raises VerificationError."""
     path = weights.with_name(FILE)
     try:
         found = {str(layer): (float(low), float(high)) for layer, (low, high) in json.loads(path.read_text()).items()}
     except FileNotFoundError:
-        raise ConfigError(
+        raise VerificationError(
             f"{path} is missing: quantize.method is aware, and its ranges were not trained with {weights.name}; "
             "python -m quantize.qat writes both."
         ) from None
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} holds no ranges that can be read ({error}).") from None
+        raise VerificationError(f"{path} holds no ranges that can be read ({error}).") from None
     for layer, (low, high) in found.items():
         if not (np.isfinite((low, high)).all() and low <= 0 <= high and low < high):
-            raise ConfigError(f"{path} gives {layer} the range {low} to {high}: expected zero within it.")
+            raise VerificationError(f"{path} gives {layer} the range {low} to {high}: expected zero within it.")
     return found
 
 

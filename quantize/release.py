@@ -23,6 +23,7 @@ from pathlib import Path
 
 from models.data import load_dataset
 from models.recipe import load_recipe
+from toolkit.arguments import Parser
 from toolkit.errors import EdgeAudioError
 
 from .__main__ import ROOT, SAMPLES, say
@@ -39,14 +40,17 @@ from .figures import (
     publish,
     tune_target,
 )
+from .negatives import check_apart
 from .pack import Packer
 from .ranges import FILE as RANGES
 
 
 def release(recipe, data: Path, runs: list[Path], negatives: dict[str, list[Path]]) -> dict:
-    """Writes the release; returns what accuracy.json holds. Raises BudgetError before anything is written."""
+    """Writes the release; returns what accuracy.json holds. negatives: folders of keyword-free audio by split, of which
+    no recording may be in both. Raises BudgetError before anything is written."""
     zoo = ROOT / "models" / "zoo" / recipe.name
     dataset = load_dataset(data, recipe.data, recipe.features.sample_rate_hz)
+    check_apart(negatives["tune"], negatives["report"])
     calibration = representative_codes(recipe, SAMPLES / "calibration", is_dataset=False)
     packer = Packer.of(recipe, zoo)
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +93,7 @@ def release(recipe, data: Path, runs: list[Path], negatives: dict[str, list[Path
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m quantize.release", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("recipe", type=Path)
@@ -101,8 +105,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.add_argument(
             f"--negatives-{split}", type=Path, nargs="+", required=True, help=f"keyword-free audio of {split}"
         )
-    a = parser.parse_args(argv)
     try:
+        a = parser.parse_args(argv)
         negatives = {"tune": a.negatives_tune, "report": a.negatives_report}
         print(json.dumps(release(load_recipe(a.recipe), a.data, a.runs, negatives)))
         return 0

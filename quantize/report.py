@@ -6,13 +6,13 @@ import hashlib
 import json
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from models.compare import paired_bootstrap
-from models.data import load_dataset
+from models.data import Dataset, load_dataset
 from models.decide import predictions
 from models.epochs import codes_of
 from models.evaluate import Result, accuracy_entry, evaluate_stream, load_folder, predict, result_of
@@ -32,31 +32,46 @@ from .markdown import markdown
 from .pack import Packer
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """The clips that accuracy is measured on."""
+
+    waves: np.ndarray  # int16 [n, samples], of a folder per label
+    truth: np.ndarray  # their classes [n]
+    dataset: Dataset | None  # of which the split report is measured too
+
+    @staticmethod
+    def of(recipe: Recipe, arguments) -> Evaluation:
+        """Those of --evaluation and --data. Raises DataError, and AudioFileError, for a label without clips: read it
+        before anything is computed."""
+        rate = recipe.features.sample_rate_hz
+        waves, truth = load_folder(arguments.evaluation, recipe.labels, recipe.data.clip_s, rate)
+        return Evaluation(waves, truth, load_dataset(arguments.data, recipe.data, rate) if arguments.data else None)
+
+
 def measure(
-    recipe: Recipe,
+    packer: Packer,
     converted: Converted,
     weights: Path,
     codes: np.ndarray,
-    arguments,
-    zoo: Path,
+    evaluation: Evaluation,
+    out: Path,
     parity: dict[str, dict[int, int]],
     runtimes: list[str],
 ) -> tuple[dict, dict[str, Fact]]:
     """(the report without a gate, the facts for the gate). codes: int8 [n, T, width] of representative clips; parity:
     per further runtime {difference in LSB: scores}. Writes the bundle beside the report, as NAME.new.eab."""
-    rate, model = recipe.features.sample_rate_hz, converted.model
-    packer, path = Packer.of(recipe, zoo, arguments.key), arguments.out / f"{recipe.name}.new.eab"
+    recipe, model, path = packer.recipe, converted.model, out / f"{packer.recipe.name}.new.eab"
     bundle = packer.pack(path, converted, weights)
-    waves, truth = load_folder(arguments.evaluation, recipe.labels, recipe.data.clip_s, rate)
-    embedded, _ = _float_and_int8(recipe, weights, converted.stride, bundle, waves, truth)
+    embedded, _ = _float_and_int8(recipe, weights, converted.stride, bundle, evaluation.waves, evaluation.truth)
     report = described(recipe, converted, bundle, runtimes, parity) | {"embedded": embedded, "report": None}
-    if arguments.data:
-        dataset = load_dataset(arguments.data, recipe.data, rate)
+    if evaluation.dataset:
+        dataset, rate = evaluation.dataset, recipe.features.sample_rate_hz
         clips = dataset.clips("report")
         waves, truth = load_waves(clips, recipe.data.clip_s, rate), dataset.classes(clips)
         report["report"], result = _float_and_int8(recipe, weights, converted.stride, bundle, waves, truth)
         report["stream"] = evaluate_stream(bundle, dataset, "report")
-        figures = [accuracy_entry(result, recipe, arguments.data.name, "report")]
+        figures = [accuracy_entry(result, recipe, dataset.root.name, "report")]
         report["accuracy"] = {"model_sha256": report["model_sha256"], "figures": figures}
         bundle = packer.pack(path, converted, weights, figures=figures)
     arena = arena_of(model, codes[:2])

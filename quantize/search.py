@@ -7,11 +7,19 @@ Tries values of a recipe's settings, as --space FILE names them by path (bounds,
       model.parameters.blocks: [4, 6]
       train.learning_rate: {low: 1e-3, high: 1e-2, log: true}
       prune.sparsity: [0.0, 0.5]
+      bits: [8, 4]
 
 without it every whole number of model.parameters, from a quarter of it to itself. Each trial is trained, converted and
 measured as `python -m quantize` does: accuracy of the int8 step model on `tune`, against what it costs. One that breaks
 a limit of the profile by its architecture alone is refused before training. The best of many on `tune` is a little
 lucky: train what is chosen with several seeds, and let `report` judge it.
+
+`bits` is no setting of the recipe: one training is measured with each. 8 is int8, as it ships. With 4 the weights of
+each convolution but the depthwise ones take 16 values, found in the trained ones (quantize/cluster.py): int8 computes
+them in the same time and memory, and only what is stored compressed becomes smaller, so --cost compressed_bytes weighs
+it; DIR/trials/HASH-4 holds what python -m quantize.qat trains further. With 16 the activations are int16
+(quantize/int16.py): it shows what int8 loses by them, and is never on the front, because its integers are not the same
+in every runtime, and no bundle holds it.
 
 DIR/trials/HASH holds a trial, by its resolved recipe and data: recipe.yaml, weights.npz, bundle, result.json. What has
 ended is never trained again; what was interrupted goes on with the same command. That command on several machines,
@@ -33,13 +41,14 @@ import numpy as np
 
 from models.data import load_dataset
 from models.recipe import Recipe, load_recipe
+from toolkit.arguments import Parser
 from toolkit.config import load_config
 from toolkit.errors import EdgeAudioError, MissingPartError, UsageError
 from toolkit.profile import DeviceProfile, load_profile
 
 from .gate import FAIL, NOT_MEASURED
 from .search_chart import COSTS, draw_front, markdown
-from .search_space import Space, changed, default_space
+from .search_space import WIDE, Space, changed, default_space, recipe_and_bits
 from .search_trial import breaks, limits, locked, name_of, run_trial, say
 
 STARTUP = 10  # trials drawn at random before the sampler has seen enough to prefer any
@@ -83,13 +92,14 @@ class Search:
                 self._try(trial, values)
 
     def _try(self, trial, values: dict) -> None:
-        recipe = changed(self._recipe, values)
-        name = name_of(recipe, self._data_set)
+        recipe, bits = recipe_and_bits(self._recipe, values)
+        name = name_of(recipe, self._data_set, bits)
         say(f"trial {trial.number + 1}, {name}: " + ", ".join(f"{path} {value}" for path, value in values.items()))
         trial.set_user_attr("name", name)
-        result = run_trial(recipe, self._data, self._out, self._profile, name)
+        result = run_trial(recipe, self._data, self._out, self._profile, name, bits)
         over = [line for line in breaks(limits(recipe, self._profile, result["facts"])) if line.margin is not None]
-        trial.set_constraint("over", max((-line.margin / line.limit for line in over), default=0.0))
+        shares = [-line.margin / line.limit for line in over] + [1.0] * (bits == WIDE)  # of which none is shipped
+        trial.set_constraint("over", max(shares, default=0.0))
         self._study.tell(trial, [result["accuracy"] or 0.0, result["facts"][self._cost]])
 
     def found(self) -> list[dict]:
@@ -99,9 +109,9 @@ class Search:
             values = {path: trial.params[path] for path in self._space}
             name = trial.user_attrs["name"]
             result = json.loads((self._out / "trials" / name / "result.json").read_text())
-            lines = limits(changed(self._recipe, values), self._profile, result["facts"])
+            recipe, bits = recipe_and_bits(self._recipe, values)
             rows[name] = {"trial": name, "parameters": values, "cost": result["facts"][self._cost], **result}
-            rows[name] |= _verdict(lines, result)
+            rows[name] |= _verdict(limits(recipe, self._profile, result["facts"]), result, bits != WIDE)
         for row in rows.values():
             row["is_front"] = row["fits"] and not any(_is_better(other, row) for other in rows.values())
         return list(rows.values())
@@ -136,8 +146,9 @@ class Search:
         return self._out / "locks" / f"{self._study.study_name}-{number}"
 
 
-def _verdict(lines: list, result: dict) -> dict:
-    """fits; binds: the limit that is broken, or of which most is used; not_measured: the limits that nothing could."""
+def _verdict(lines: list, result: dict, ships: bool) -> dict:
+    """ships; fits: ships, and the board can take it; binds: the limit that is broken, or of which most is used;
+    not_measured: the limits that nothing could."""
     shares = [
         (line.verdict == FAIL, line.measured / line.limit if line.margin is not None else None, line)
         for line in lines
@@ -148,9 +159,9 @@ def _verdict(lines: list, result: dict) -> dict:
         _, share, line = max(shares, key=lambda one: (one[0], one[1] or 0.0))
         binds = {"limit": line.name, "title": line.title, "allowed": line.limit, "measured": line.measured}
         binds |= {"share": share and round(share, 4), "verdict": line.verdict}
-    fits = result["accuracy"] is not None and not breaks(lines)
+    fits = ships and result["accuracy"] is not None and not breaks(lines)
     unknown = [line.title for line in lines if line.verdict == NOT_MEASURED] if result["is_trained"] else []
-    return {"fits": fits, "binds": binds, "not_measured": unknown}
+    return {"ships": ships, "fits": fits, "binds": binds, "not_measured": unknown}
 
 
 def _is_better(a: dict, b: dict) -> bool:
@@ -171,7 +182,7 @@ def _optuna():
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m quantize.search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("recipe", type=Path)
@@ -185,8 +196,8 @@ def main(argv: list[str] | None = None) -> int:
         "--cost", choices=tuple(COSTS), default="macs_per_second", help="what accuracy is weighed against"
     )
     parser.add_argument("--seed", type=int, default=1, help="of the values that are tried (1)")
-    arguments = parser.parse_args(argv)
     try:
+        arguments = parser.parse_args(argv)
         return search(arguments)
     except EdgeAudioError as error:
         print(f"search: {error}", file=sys.stderr)

@@ -6,29 +6,36 @@ from pathlib import Path
 
 from .gate import shown
 from .markdown import table
+from .search_space import BITS
 
+OF_BITS = """bits: 8 is int8, as it ships; 4 is int8 too, with 16 values per kernel: fewer bytes where it is stored
+compressed, and nothing else; 16 has int16 activations and cannot be shipped: its integers are not the same in every
+runtime."""
 COSTS = {"macs_per_second": "MAC/s", "model_bytes": "bytes", "compressed_bytes": "compressed bytes"}
 
 
 def markdown(head: str, space: list[str], cost: str, found: list[dict]) -> str:
     """The rows of quantize/search.py, the front first, each with the limit that binds."""
     ordered = sorted(found, key=lambda row: (not row["is_front"], row["cost"]))
+    further = ["compressed_bytes"] if BITS in space and cost != "compressed_bytes" else []
     rows = [
         [
             "yes" if row["is_front"] else "",
             *(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row["parameters"].values()),
             f"{row['cost']:,}",
+            *(f"{row['facts'][name]:,}" if row["is_trained"] else "-" for name in further),
             _accuracy(row),
             _binding(row),
         ]
         for row in ordered
     ]
-    return f"{head}\n\n{table(['front', *space, COSTS[cost], 'accuracy on tune, int8', 'binding limit'], rows)}\n"
+    columns = ["front", *space, *(COSTS[name] for name in (cost, *further)), "accuracy on tune", "binding limit"]
+    return "\n\n".join([head, table(columns, rows), *([OF_BITS] if BITS in space else [])]) + "\n"
 
 
 def draw_front(title: str, cost: str, limit: float | None, found: list[dict], path: Path) -> None:
-    """Accuracy over cost with 95 % intervals: the front, what lies behind it, what breaks a limit of the profile.
-    What was refused before training has no accuracy and stands on the axis."""
+    """Accuracy over cost with 95 % intervals: the front, what lies behind it, what breaks a limit of the profile, what
+    no bundle could hold. What was refused before training has no accuracy and stands on the axis."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -36,10 +43,16 @@ def draw_front(title: str, cost: str, limit: float | None, found: list[dict], pa
 
     front = sorted((row for row in found if row["is_front"]), key=lambda row: row["cost"])
     behind = [row for row in found if row["fits"] and not row["is_front"]]
-    over = [row for row in found if not row["fits"] and row["accuracy"] is not None]
+    over = [row for row in found if row["ships"] and not row["fits"] and row["accuracy"] is not None]
+    wide = [row for row in found if not row["ships"] and row["accuracy"] is not None]
     refused = [row for row in found if row["accuracy"] is None]
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for rows, style, label in ((front, "o-", "front"), (behind, "C7o", "behind it"), (over, "C3x", "over a limit")):
+    for rows, style, label in (
+        (front, "o-", "front"),
+        (behind, "C7o", "behind it"),
+        (over, "C3x", "over a limit"),
+        (wide, "C1^", "int16, cannot be shipped"),
+    ):
         if rows:
             x, y = [row["cost"] for row in rows], [100 * row["accuracy"] for row in rows]
             ends = [[100 * abs(row[end] - row["accuracy"]) for row in rows] for end in ("low", "high")]
@@ -49,7 +62,7 @@ def draw_front(title: str, cost: str, limit: float | None, found: list[dict], pa
         axes.plot([row["cost"] for row in refused], [0.02] * len(refused), "C3|", transform=at, label="not measured")
     if limit is not None:
         axes.axvline(limit, color="grey", linestyle=":", label="limit of the profile")
-    axes.set(xlabel=COSTS[cost], ylabel="accuracy on tune, int8 / %", title=title)
+    axes.set(xlabel=COSTS[cost], ylabel="accuracy on tune / %", title=title)
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
         axes.legend()
@@ -69,6 +82,8 @@ def _binding(row: dict) -> str:
     said = f"{binds['title']}: {_of_limit(binds)}" if binds else "none"
     if binds and binds["verdict"] == "FAIL":
         said = f"**over** {said}"
+    if not row["ships"]:
+        said = f"**cannot be shipped**; {said}"
     return said + (f" (not measured: {', '.join(row['not_measured'])})" if row["not_measured"] else "")
 
 

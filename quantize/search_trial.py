@@ -1,4 +1,7 @@
-"""One trial of a search: a recipe trained, converted and measured, once and for all, in a folder of its own."""
+"""One trial of a search: a recipe trained, converted and measured, once and for all, in a folder of its own.
+
+Of one training there may be three, by bits (quantize/search_space.py), in three folders: HASH, HASH-4 and HASH-16.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import fcntl
 import hashlib
 import json
 import sys
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,16 +22,18 @@ from toolkit.profile import DeviceProfile
 
 from .convert import in_child
 from .gate import FAIL, Fact, Line, gate
+from .search_measure import MEASURED, MEASURES
+from .search_space import SHIPPED
 
 AT_LEAST_WEIGHTS = ("model_bytes", "firmware_bytes", "bundle_bytes", "memory_bytes", "compressed_bytes")
 
 
-def name_of(recipe: Recipe, data_set: str) -> str:
+def name_of(recipe: Recipe, data_set: str, bits: int = SHIPPED) -> str:
     """Of a trial: the hash of all that decides its result."""
     digest = hashlib.sha256(f"{data_set}\n{dump_config(recipe)}".encode())
     for path in filter(None, (recipe.train.start, recipe.distill.recipe, *recipe.distill.weights)):
         digest.update(Path(path).read_bytes())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()[:16] + (f"-{bits}" if bits != SHIPPED else "")
 
 
 def limits(recipe: Recipe, profile: DeviceProfile, facts: dict) -> list[Line]:
@@ -38,9 +42,10 @@ def limits(recipe: Recipe, profile: DeviceProfile, facts: dict) -> list[Line]:
     return [line for line in gate(recipe, [profile], None, known) if line.source == f"profile {profile.name}"]
 
 
-def run_trial(recipe: Recipe, data: Path, out: Path, profile: DeviceProfile, name: str) -> dict:
+def run_trial(recipe: Recipe, data: Path, out: Path, profile: DeviceProfile, name: str, bits: int = SHIPPED) -> dict:
     """result.json of a trial, from its folder or made now: facts, and accuracy, low, high, clips on tune (None where
-    it was refused by the profile or, with the reason in `failed`, cannot be converted)."""
+    it was refused by the profile or, with the reason in `failed`, cannot be converted). For other bits than 8 the trial
+    with 8 is run first: they have its training."""
     folder = out / "trials" / name
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "result.json"
@@ -50,13 +55,16 @@ def run_trial(recipe: Recipe, data: Path, out: Path, profile: DeviceProfile, nam
             if result["is_trained"] or breaks(limits(recipe, profile, result["facts"])):
                 say(f"{name}: known")
                 return result
-        (folder / "recipe.yaml").write_text(dump_config(recipe))
-        result = in_child(
-            _train, recipe, data, folder, out / "epochs", profile, doing="the training", limit_s=None
-        )
+        if bits == SHIPPED:
+            (folder / "recipe.yaml").write_text(dump_config(recipe))
+            result = in_child(_train, recipe, data, folder, out / "epochs", profile, doing="the training", limit_s=None)
+            trained = folder
+        else:
+            trained = folder.with_name(name.removesuffix(f"-{bits}"))
+            result = run_trial(recipe, data, out, profile, trained.name) | dict.fromkeys((*MEASURED, "failed"))
         if result["is_trained"]:
             try:
-                result |= _measure(recipe, data, folder)
+                result |= MEASURES[bits](recipe, data, folder, trained / "weights.npz")
             except VerificationError as error:
                 result["failed"] = str(error)
         part = path.with_suffix(".part")
@@ -81,45 +89,12 @@ def _train(recipe: Recipe, data: Path, folder: Path, cache: Path, profile: Devic
     graph = ChannelGraph(model, recipe.features.sample_rate_hz / recipe.features.hop_length)
     kernels = sum(int(np.prod(v.shape)) for v in model.weights if v.name.endswith("kernel:0"))
     facts = {"macs_per_second": graph.macs_per_second(graph.everything)} | dict.fromkeys(AT_LEAST_WEIGHTS, kernels)
-    result = dict.fromkeys(("accuracy", "low", "high", "clips", "failed"))
+    result = dict.fromkeys((*MEASURED, "failed"))
     result |= {"facts": facts, "is_trained": not breaks(limits(recipe, profile, facts))}
     if result["is_trained"]:
         with locked(folder / "train.lock"):  # its parent may be gone, and this still be at work when another begins
             train(recipe, data, folder, cache, say, masks(recipe) if recipe.prune.sparsity else None)
     return result
-
-
-def _measure(recipe: Recipe, data: Path, folder: Path) -> dict:
-    """What the int8 model of a trained trial costs, and its accuracy on tune."""
-    from models.data import load_dataset
-    from models.evaluate import evaluate_bundle
-    from models.waves import load_waves
-
-    from .calibrate import representative_codes
-    from .convert import convert
-    from .facts import arena_of, memory_of
-    from .pack import Packer
-    from .verify import check_integer
-
-    codes = representative_codes(recipe, data, is_dataset=True)
-    converted = convert(recipe, folder / "weights.npz", codes)
-    check_integer(converted.model)
-    bundle = Packer.of(recipe, folder).pack(folder / "model.eab", converted, folder / "weights.npz")
-    dataset = load_dataset(data, recipe.data, recipe.features.sample_rate_hz)
-    clips = dataset.clips("tune")
-    waves = load_waves(clips, recipe.data.clip_s, recipe.features.sample_rate_hz)
-    result, model = evaluate_bundle(bundle, waves, dataset.classes(clips)).to_dict(), converted.model
-    facts = {
-        "macs_per_second": converted.macs_per_second,
-        "model_bytes": len(model),
-        "compressed_bytes": len(zlib.compress(model, 9)),
-        "firmware_bytes": len(model) + len(bundle.members["tables"]),
-        "bundle_bytes": (folder / "model.eab").stat().st_size,
-        "memory_bytes": memory_of(model),
-        "arena_bytes": arena_of(model, codes[:2]).bytes,
-        "ops": list(bundle.manifest.model.ops),
-    }
-    return {key: result[key] for key in ("accuracy", "low", "high", "clips")} | {"facts": facts}
 
 
 @contextlib.contextmanager

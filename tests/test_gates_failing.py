@@ -21,13 +21,19 @@ import pytest
 if importlib.util.find_spec("tensorflow") is None:
     pytest.skip("tensorflow is not installed (requirements-host.txt)", allow_module_level=True)
 
+from spoken_words import make_spoken_words
+from test_figures import recipe_of_embedded
+
+from models.recipe import load_recipe
 from quantize import own
 from quantize.__main__ import main
+from quantize.convert import in_child, load_model
 from quantize.slim import pack_tree, tflite_schema
 from quantize.verify import check_integer
 from tests.released import SAMPLES, released
 from toolkit.audio import write_wav
 from toolkit.bundle import load_bundle
+from toolkit.config import dump_config
 from toolkit.errors import VerificationError
 from toolkit.interpreter import StepModel
 
@@ -37,13 +43,21 @@ ZOO = ROOT / "models" / "zoo" / "kws"
 SCHEMA = tflite_schema()
 
 
-def refused(capsys, out: Path, command, *arguments, status: int = 1) -> str:
-    """The one sentence of a command that ends with that status before anything is written."""
-    assert command([*map(str, arguments), "--out", str(out)]) == status
+def refused(capsys, out: Path, command, *arguments) -> str:
+    """The one sentence of a command that fails before anything is written."""
+    assert command([*map(str, arguments), "--out", str(out)]) == 1
     output = capsys.readouterr()
     *progress, sentence = output.err.splitlines()
     assert output.out == "" and not out.exists() and sentence.startswith("quantize: ") and sentence.endswith(".")
     assert all(line.startswith("quantize: ") and not line.endswith(".") for line in progress)
+    return sentence
+
+
+def refused_at_once(capsys, out: Path, command, *arguments) -> str:
+    """The one sentence of a command that fails before it says that it has begun."""
+    assert command([*map(str, arguments), "--out", str(out)]) == 1
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert sentence.startswith("quantize: ") and not out.exists()
     return sentence
 
 
@@ -64,17 +78,67 @@ def test_a_corrupted_weight_file_is_refused(tmp_path, capsys):
     weights = bytearray((ZOO / "weights.npz").read_bytes())
     weights[len(weights) // 2] ^= 1
     (tmp_path / "weights.npz").write_bytes(weights)
-    said = refused(capsys, tmp_path / "out", main, RECIPE, "--weights", tmp_path / "weights.npz", status=2)
+    said = refused(capsys, tmp_path / "out", main, RECIPE, "--weights", tmp_path / "weights.npz")
     assert f"{tmp_path / 'weights.npz'} holds no weights that can be read (Bad CRC-32" in said
 
 
-def test_an_evaluation_set_without_a_class_is_refused(tmp_path, capsys):
+def loading(paths: list[Path]) -> list[str]:
+    """What each file of weights is refused with, in a process that may hold TensorFlow."""
+    said = []
+    for path in paths:
+        with pytest.raises(VerificationError) as error:
+            load_model(load_recipe(RECIPE), path)
+        said.append(str(error.value))
+    return said
+
+
+def test_weights_are_refused_however_they_are_damaged(tmp_path):
+    """As what fails, not as a command that makes no sense: a CI must tell the two."""
+    with np.load(ZOO / "weights.npz") as data:
+        values = dict(data)
+    kernel = next(name for name in values if name.endswith("kernel"))
+    forms = {
+        "shape": {**values, kernel: values[kernel][..., :1]},
+        "short": {name: value for name, value in values.items() if name != kernel},
+        "long": {**values, "other": values[kernel]},
+        "nan": {**values, kernel: np.where(values[kernel] == values[kernel].max(), np.nan, values[kernel])},
+    }
+    files = {name: tmp_path / f"{name}.npz" for name in ("nowhere", "truncated", "array", "packed", *forms)}
+    for name, form in forms.items():
+        np.savez(files[name], **form)
+    files["truncated"].write_bytes((ZOO / "weights.npz").read_bytes()[:-1000])
+    with open(files["array"], "wb") as file:
+        np.save(file, values[kernel])
+    np.savez_compressed(files["packed"], **values)
+    packed = bytearray(files["packed"].read_bytes())
+    packed[len(packed) // 2 : len(packed) // 2 + 64] = bytes(64)
+    files["packed"].write_bytes(packed)
+    said = dict(zip(files, in_child(loading, list(files.values())), strict=True))
+    assert all(str(files[name]) in sentence and "\n" not in sentence for name, sentence in said.items())
+    unreadable = {name for name, sentence in said.items() if "holds no weights that can be read" in sentence}
+    assert unreadable == {"nowhere", "truncated", "array", "packed"}
+    assert {kernel in said[name] for name in ("shape", "short")} == {True} and said["long"].endswith("recipe: other.")
+    assert "weights that are not finite" in said["nan"] and VerificationError.exit_code == 1
+
+
+@pytest.mark.parametrize("command", ["a recipe", "a model of one's own"])
+def test_an_evaluation_set_without_a_class_is_refused_before_anything_is_computed(tmp_path, capsys, command):
     shutil.copytree(SAMPLES / "evaluation", tmp_path / "evaluation")
     shutil.rmtree(tmp_path / "evaluation" / "stop")
     (tmp_path / "mine.tflite").write_bytes(released().members["model"])
     arguments = [tmp_path / "mine.tflite", "--recipe", RECIPE, "--evaluation", tmp_path / "evaluation"]
-    said = refused(capsys, tmp_path / "out", own.main, *arguments)
+    of = (main, *arguments[2:]) if command == "a recipe" else (own.main, *arguments)
+    said = refused_at_once(capsys, tmp_path / "out", *of)
     assert f"the evaluation set {tmp_path / 'evaluation'} holds no clip of 'stop'" in said
+
+
+def test_a_data_set_without_a_class_is_refused_before_anything_is_computed(tmp_path, capsys):
+    data = make_spoken_words(tmp_path / "words")
+    shutil.rmtree(data / "stop")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(dump_config(recipe_of_embedded()))
+    said = refused_at_once(capsys, tmp_path / "out", main, recipe, "--data", data)
+    assert f"{data} holds no folder 'stop', which data.words names" in said
 
 
 # --- a float operation in an integer model ---

@@ -209,7 +209,7 @@ def test_a_fine_tuning_that_resumes_keeps_its_ranges(tones, known, tmp_path, cap
 def test_ranges_are_those_of_the_weights(tones, tuned, tmp_path):
     _, _, recipe, pruned = tones
     trained, codes, _ = tuned
-    with pytest.raises(ConfigError, match="ranges.json is missing: .* python -m quantize.qat writes both"):
+    with pytest.raises(VerificationError, match="ranges.json is missing: .* python -m quantize.qat writes both"):
         convert(recipe, pruned, codes)
     step, representative_dataset, _ = _step_form(recipe, pruned, codes)
     calibrated, ranges = _calibrated(step, representative_dataset), read_ranges(trained)
@@ -224,7 +224,7 @@ def test_ranges_are_those_of_the_weights(tones, tuned, tmp_path):
     weights = tmp_path / "weights.npz"
     for text in ('{"a": [1, 2]}', '{"a": [0, 0]}', '{"a": [-1, NaN]}', '{"a": 1}', "[]", "{"):
         (tmp_path / FILE).write_text(text)
-        with pytest.raises(ConfigError, match="ranges.json (gives a|holds no ranges)"):
+        with pytest.raises(VerificationError, match="ranges.json (gives a|holds no ranges)"):
             read_ranges(weights)
 
 

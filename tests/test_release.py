@@ -29,9 +29,12 @@ from quantize import release as releasing
 from quantize.baseline import read_baseline
 from quantize.convert import Converted
 from quantize.figures import check_release
+from quantize.negatives import HEAD_BYTES, check_apart
 from quantize.pack import Packer
+from toolkit.audio import write_wav
 from toolkit.bundle import load_bundle
 from toolkit.config import dump_config
+from toolkit.errors import DataError
 from toolkit.interpreter import StepModel
 
 ROOT = Path(__file__).parents[1]
@@ -111,7 +114,8 @@ def files(root: Path) -> list[str]:
 def made(without_tensorflow, recipe, data, runs, root, tmp_path_factory) -> dict:
     """What the release says of itself, and which files there were when its limits were checked."""
     made, audio = {}, tmp_path_factory.mktemp("audio")
-    negatives = {split: [recording(audio / split, other_words())] for split in ("tune", "report")}
+    words = {"tune": other_words(), "report": other_words()[::-1]}
+    negatives = {split: [recording(audio / split, clips)] for split, clips in words.items()}
 
     def check(recipe, known):
         made["before"] = files(root)
@@ -194,6 +198,46 @@ def test_figures_of_another_flatbuffer_stay_out_of_the_bundle(known, recipe, roo
     bundle = Packer.of(recipe, zoo).pack(tmp_path / "a.eab", converted, runs[seed - 1] / "weights.npz")
     assert bundle.manifest.accuracy == () and bundle.manifest.model.arena_bytes is None
     assert bundle.manifest.decision.threshold == recipe.decision.threshold != known["decision"]["threshold"]
+
+
+@pytest.mark.parametrize("shared", ["folder", "link", "inner folder", "outer folder", "bytes", "one recording"])
+def test_a_recording_of_both_splits_is_refused_before_anything_is_computed(shared, recipe, data, tmp_path, capsys):
+    """Whatever it is called there: the threshold would be judged by what it was chosen on."""
+    tune, report = recording(tmp_path / "tune", other_words()), recording(tmp_path / "report", other_words()[::-1])
+    folders = {"tune": [tune], "report": [report]}
+    said = "lie one within the other"
+    if shared in ("folder", "link"):
+        tmp_path.joinpath("link").symlink_to(tune)
+        folders["report"].append(tune if shared == "folder" else tmp_path / "link")
+        said = "are the same"
+    elif shared == "inner folder":
+        folders["report"] = [shutil.copytree(report, tune / "report")]
+    elif shared == "outer folder":
+        folders["report"] = [tmp_path]
+    else:
+        shutil.copyfile(tune / "long.wav", report / "other.wav")
+        said = f"{report / 'other.wav'} of --negatives-report is the recording {tune / 'long.wav'} of --negatives-tune"
+        if shared == "one recording":
+            folders["tune"] = [tune / "long.wav"]
+    (tmp_path / "recipe.yaml").write_text(dump_config(recipe))
+    arguments = [part for split, paths in folders.items() for part in (f"--negatives-{split}", *map(str, paths))]
+    command = [str(tmp_path / "recipe.yaml"), "--data", str(data), "--runs", str(tmp_path), *arguments]
+    assert releasing.main(command) == (1 if said.startswith(str(report)) else 2)
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert said in sentence and sentence.endswith(".")
+
+
+def test_recordings_that_only_begin_alike_are_not_the_same(tmp_path):
+    """As do all that are made with silence before the first word."""
+    wave = np.random.default_rng(1).integers(-9, 9, 3 * HEAD_BYTES).astype(np.int16)
+    for split, last in (("tune", 1), ("report", 2)):
+        wave[-1] = last
+        (tmp_path / split).mkdir()
+        write_wav(tmp_path / split / "long.wav", wave, 16000)
+    check_apart([tmp_path / "tune"], [tmp_path / "report"])
+    write_wav(tmp_path / "tune" / "again.wav", wave, 16000)
+    with pytest.raises(DataError, match="report/long.wav of .*tune/again.wav of .* byte for byte"):
+        check_apart([tmp_path / "tune"], [tmp_path / "report"])
 
 
 def test_the_command_says_what_is_missing_in_one_sentence(tmp_path, capsys):

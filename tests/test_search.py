@@ -1,12 +1,15 @@
 """A search tries the same values for the same seed, trains nothing twice, and refuses what no board of it can take."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("optuna", reason="optuna is not installed (requirements-host.txt)")
@@ -16,11 +19,16 @@ from tone_words import RECIPE, make_tone_words
 from models.recipe import load_recipe
 from quantize import search as module
 from quantize import search_trial
+from quantize.cluster import share_weights
 from quantize.search import Search, main
-from quantize.search_space import Space, changed, default_space
-from quantize.search_trial import name_of
+from quantize.search_chart import markdown
+from quantize.search_space import Space, changed, default_space, recipe_and_bits
+from quantize.search_trial import name_of, run_trial
+from toolkit.bundle import load_bundle
 from toolkit.config import load_config
-from toolkit.errors import ConfigError
+from toolkit.errors import ConfigError, VerificationError
+from toolkit.flatbuffer import read_model
+from toolkit.profile import load_profile
 
 ROOT = Path(__file__).parents[1]
 PROFILE = """
@@ -55,14 +63,16 @@ def tones(tmp_path_factory):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """A list of the recipes that were tried: each costs its width, and is the more accurate the wider it is."""
+    """A list of the recipes that were tried: each costs its width; the wider and the more bits, the more accurate."""
     tried = []
 
-    def run_trial(recipe, data, out, profile, name):
+    def run_trial(recipe, data, out, profile, name, bits=8):
         tried.append(recipe)
         width = recipe.model.parameters["width"]
-        result = {"accuracy": width / 100, "low": 0.0, "high": 1.0, "clips": 9, "failed": None, "is_trained": True}
+        accuracy = (width + bits) / 100
+        result = {"accuracy": accuracy, "low": 0.0, "high": 1.0, "clips": 9, "failed": None, "is_trained": True}
         facts = {"macs_per_second": width * 40_000, "model_bytes": 5000, "ops": ["CONV_2D"]}
+        facts["compressed_bytes"] = width * bits
         path = out / "trials" / name / "result.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result | {"facts": facts}))
@@ -72,9 +82,9 @@ def quick(monkeypatch):
     return tried
 
 
-def begin(tones, out, seed=1, space=SPACE):
+def begin(tones, out, seed=1, space=SPACE, cost="macs_per_second"):
     recipe, profile = load_recipe(tones / "recipe.yaml"), module.load_profile(tones / "board.yaml")
-    return Search(recipe, space, profile, tones / "data", out, "macs_per_second", seed)
+    return Search(recipe, space, profile, tones / "data", out, cost, seed)
 
 
 def test_the_same_space_and_seed_are_the_same_trials(tones, tmp_path, quick):
@@ -131,6 +141,42 @@ def test_the_front_fits_the_profile_and_each_row_says_what_binds(tones, tmp_path
     assert "size of the bundle" in rows[16]["not_measured"]
 
 
+def test_bits_are_weighed_by_compressed_bytes_and_sixteen_cannot_be_shipped(tones, tmp_path, quick):
+    space = {"model.parameters.width": (16,), "bits": (8, 4, 16)}
+    search = begin(tones, tmp_path, space=space, cost="compressed_bytes")
+    search.run(12)
+    found = search.found()
+    rows = {row["parameters"]["bits"]: row for row in found}
+    assert {bits: row["is_front"] for bits, row in rows.items()} == {4: True, 8: True, 16: False}
+    assert rows[16]["accuracy"] > rows[8]["accuracy"] and not rows[16]["fits"] and not rows[16]["ships"]
+    assert {row["binds"]["limit"] for row in found} == {"macs_per_second"}  # it says how near: 32 %, with any bits
+    assert len({row["trial"][:16] for row in found}) == 1 and rows[4]["trial"].endswith("-4")
+    said = markdown("head", list(space), "compressed_bytes", found)
+    assert "| yes | 16 | 4 | 64 | 20.00 %" in said and "cannot be shipped: its integers are not the same" in said
+    assert "| **cannot be shipped**; cost of a second of audio: 32 % of 2,000,000 MAC/s" in said
+    both = markdown("head", list(space), "macs_per_second", [{**row, "cost": 640_000} for row in found])
+    assert "| MAC/s | compressed bytes |" in both and "| 640,000 | 64 |" in both
+    plain = markdown("head", list(space)[:1], "macs_per_second", [rows[8]])
+    assert "compressed" not in plain and "shipped" not in plain
+
+
+def test_trials_of_a_search_without_bits_are_those_of_eight(tones, tmp_path, quick):
+    names = []
+    for space in ({"model.parameters.width": (16,)}, {"model.parameters.width": (16,), "bits": (8,)}):
+        search = begin(tones, tmp_path, space=space)
+        search.run(1)
+        names += [row["trial"] for row in search.found()]
+    assert len(names) == 2 and len(set(names)) == 1
+
+
+def test_shared_values_of_a_recipe_are_not_trained_by_a_search(tones):
+    recipe = load_recipe(tones / "recipe.yaml")
+    assert recipe_and_bits(recipe, {"bits": 4, "train.epochs": 3}) == (changed(recipe, {"train.epochs": 3}), 4)
+    assert recipe_and_bits(recipe, {"train.epochs": 3})[1] == 8
+    with pytest.raises(ConfigError, match=r"quantize.clusters is 16, .* name bits: \[8, 4\] there\.$"):
+        recipe_and_bits(recipe, {"quantize.clusters": 16})
+
+
 def test_a_trial_is_named_by_all_that_decides_it(tones, tmp_path):
     recipe = load_recipe(tones / "recipe.yaml")
     start = tmp_path / "start.npz"
@@ -160,6 +206,10 @@ def test_the_default_space_is_that_of_the_net(tones):
         ("{train.epochs: {low: 3, high: 4, steps: 1}}", "expected choices"),
         ("{train.epochs: {low: 0, high: 4, log: true}}", "log: true"),
         ("{train.epochs: 3}", "train.epochs is 3"),
+        ("{bits: [8, 3]}", r"space.bits is \(8, 3\): expected choices of 8 \(int8\), 4 .* and 16"),
+        ("{bits: {low: 4, high: 8}}", "space.bits is {'low': 4, 'high': 8}: expected choices"),
+        ("{bits: [8.0]}", "expected choices of 8"),
+        ("{bits: []}", "expected choices of 8"),
     ],
 )
 def test_a_space_that_makes_no_sense_is_one_sentence(space, match, tmp_path):
@@ -187,23 +237,31 @@ def searched(arguments):
     return subprocess.run(run, env=environment, capture_output=True, text=True)
 
 
-def test_a_search_trains_converts_measures_and_does_nothing_twice(tones, monkeypatch, capfd):
-    """The whole command on tone words, stopped after the training; again to its end; then with one trial more."""
+@pytest.fixture(scope="module")
+def resumed(tones):
+    """(folder, arguments, finished process) of a whole search of one trial on tone words: stopped after the training,
+    then to its end."""
 
     def stop(*_):
         raise KeyboardInterrupt
 
     arguments = command(tones, "out", "{model.parameters.width: [8]}", trials=1)
-    with monkeypatch.context() as patch:
-        patch.setattr(search_trial, "_measure", stop)
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as said:
+        patch.setitem(search_trial.MEASURES, 8, stop)
         assert main(arguments) == 130
-    assert "the same command resumes" in capfd.readouterr().err
-    resumed = searched(arguments)
-    assert resumed.returncode == 0 and "resuming after epoch 1" in resumed.stderr, resumed.stderr
-    (row,) = map(json.loads, resumed.stdout.splitlines())
+    assert "the same command resumes" in said.getvalue()
+    done = searched(arguments)
+    assert done.returncode == 0, done.stderr
+    return tones / "out", arguments, done
+
+
+def test_a_search_trains_converts_measures_and_does_nothing_twice(resumed):
+    """The search again, with one trial more."""
+    out, arguments, done = resumed
+    assert "resuming after epoch 1" in done.stderr
+    (row,) = map(json.loads, done.stdout.splitlines())
     assert row["fits"] and row["is_front"] and row["clips"] > 10 and row["low"] <= row["accuracy"] <= row["high"]
     assert row["facts"]["model_bytes"] < row["facts"]["bundle_bytes"] and 0 < row["binds"]["share"] < 1
-    out = tones / "out"
     trial = out / "trials" / row["trial"]
     assert load_recipe(trial / "recipe.yaml").train.epochs == 1 and (trial / "weights.npz").exists()
     assert len((trial / "history.jsonl").read_text().splitlines()) == 1
@@ -211,8 +269,45 @@ def test_a_search_trains_converts_measures_and_does_nothing_twice(tones, monkeyp
 
     written = (trial / "result.json").stat().st_mtime_ns
     again = searched([*arguments, "--trials", "2"])
-    assert "known" in again.stderr and again.stdout == resumed.stdout
+    assert "known" in again.stderr and again.stdout == done.stdout
     assert (trial / "result.json").stat().st_mtime_ns == written
+
+
+def test_one_training_is_measured_with_each_number_of_bits(resumed, tones):
+    """Into the folder of a search without bits, whose training is theirs."""
+    out, _, before = resumed
+    name = json.loads(before.stdout)["trial"]
+    eight, four, sixteen = folders = [out / "trials" / f"{name}{bits}" for bits in ("", "-4", "-16")]
+    trained = [(eight / file).stat().st_mtime_ns for file in ("weights.npz", "result.json")]
+    data, profile, recipe = tones / "data", load_profile(tones / "board.yaml"), load_recipe(eight / "recipe.yaml")
+    found = [run_trial(recipe, data, out, profile, folder.name, bits) for folder, bits in zip(folders, (8, 4, 16))]
+    assert found == [json.loads((folder / "result.json").read_text()) for folder in folders]
+    assert trained == [(eight / file).stat().st_mtime_ns for file in ("weights.npz", "result.json")]
+    assert all(row["clips"] == found[0]["clips"] and row["low"] <= row["accuracy"] <= row["high"] for row in found)
+
+    int8, shared, wide = (row["facts"] for row in found)
+    same = ("macs_per_second", "model_bytes", "firmware_bytes", "memory_bytes", "arena_bytes", "ops")
+    assert [int8[key] for key in same] == [shared[key] for key in same]
+    assert shared["compressed_bytes"] < 0.9 * int8["compressed_bytes"]
+    assert most_codes(eight) > 16 >= most_codes(four)
+    assert load_recipe(four / "recipe.yaml").quantize.clusters == 16  # for quantize.qat
+    assert wide["macs_per_second"] == int8["macs_per_second"] and wide["memory_bytes"] > int8["memory_bytes"]
+    assert "bundle_bytes" not in wide and not (sixteen / "model.eab").exists()
+
+
+def most_codes(folder: Path) -> int:
+    """The most values that the int8 weights of one convolution take."""
+    graph = read_model(load_bundle(folder / "model.eab").members["model"])
+    return max(len(np.unique(graph.tensors[op.inputs[1]].data)) for op in graph.operators if op.name == "CONV_2D")
+
+
+@pytest.mark.parametrize("weights", ["kernel", "recurrent_kernel"])
+def test_an_lstm_cannot_have_four_bits(tmp_path, weights):
+    """Its int8 has one scale for all channels: 16 levels of a channel's own scale would be many more codes."""
+    np.savez(tmp_path / "weights.npz", **{f"lstm/{weights}": np.ones((8, 16), np.float32)})
+    with pytest.raises(VerificationError, match=f"the weights of lstm/{weights} cannot share 16 values: only those of"):
+        share_weights(tmp_path / "weights.npz", tmp_path / "shared.npz", 16)
+    assert not (tmp_path / "shared.npz").exists()
 
 
 def test_what_breaks_the_profile_by_its_architecture_is_never_trained(tones, capsys):
