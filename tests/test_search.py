@@ -286,8 +286,8 @@ def test_one_training_is_measured_with_each_number_of_bits(resumed, tones):
     assert all(row["clips"] == found[0]["clips"] and row["low"] <= row["accuracy"] <= row["high"] for row in found)
 
     int8, shared, wide = (row["facts"] for row in found)
-    same = ("macs_per_second", "model_bytes", "firmware_bytes", "memory_bytes", "arena_bytes", "ops")
-    assert [int8[key] for key in same] == [shared[key] for key in same]
+    assert all(int8[key] == shared[key] for key in ("macs_per_second", "arena_bytes", "ops"))
+    assert shared["model_bytes"] == pytest.approx(int8["model_bytes"], rel=0.01)  # equal constants are stored once
     assert shared["compressed_bytes"] < 0.9 * int8["compressed_bytes"]
     assert most_codes(eight) > 16 >= most_codes(four)
     assert load_recipe(four / "recipe.yaml").quantize.clusters == 16  # for quantize.qat
