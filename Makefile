@@ -58,6 +58,9 @@ check-arm: setup ## the same integers on aarch64, armv7 (from their wheels), Cor
 	$(DEVICE)/bin/python tests/arm/check_arm.py
 	$(DEVICE)/bin/python tests/arm/check_runtime.py
 
+check-vm: setup ## deployments from end to end to a booted arm64 Debian under qemu-system (half an hour and more)
+	$(DEVICE)/bin/python tests/vm/check_vm.py
+
 lint: $(HOST)/ready ## ruff
 	$(HOST)/bin/python -m ruff check .
 
@@ -99,5 +102,5 @@ $(HOST)/bench: $(HOST)/ready
 	@$(HOST)/bin/python -m pip install -q --disable-pip-version-check pymicro-features pymicro-wakeword python_speech_features librosa
 	@touch $@
 
-.PHONY: help setup demo check core train quantize bench golden check-arm lint wheels clean
+.PHONY: help setup demo check core train quantize bench golden check-arm check-vm lint wheels clean
 .DEFAULT_GOAL := help
