@@ -42,8 +42,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 # Tests of the host's folders; where TensorFlow is not installed (a device, .venv-litert) they do not belong to the run.
-HOST_TESTS = [f"test_{name}.py" for name in """action architectures arena arguments attacks augment channels compare
-              conditions data deploy deploy_again det distill distribute facts fetch figures fleet fleet_sshd
+HOST_TESTS = [f"test_{name}.py" for name in """action architectures arena arguments attacks augment card channels
+              compare conditions data deploy deploy_again det distill distribute facts fetch figures fleet fleet_sshd
               gates_failing int16 inventory keyring_command kill_matrix layer_error layers micro mine op_versions oracle
               own plan preflight prune publish pull_attacks qat quantize recipe release samples search slim sound_groups
               speak streams train units wheels""".split()]

@@ -30,6 +30,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUNDLE, SCENE = "kws", "models/samples/scene.wav"
+LSTM = "UNIDIRECTIONAL_SEQUENCE_LSTM"  # which the native runtime leaves to TFLite
 RELEASED = sorted(path.stem for path in (REPOSITORY / "toolkit" / "bundles").glob("*.eab"))
 CHECKS = {  # name: arguments of Python, in the repository's root; JSON lines come out
     "selftest": ("-m", "toolkit", "selftest", *RELEASED, "--signature", "require"),
@@ -198,8 +199,8 @@ def install(target: Target, folder: Path, wheel: Path) -> Python:
 
 
 def print_integers() -> None:
-    """One JSON line: SHA-256 of the scene's features (both twins), codes, and scores of every released bundle in the
-    native runtime and in tflite-runtime; and what computed them."""
+    """One JSON line: SHA-256 of the scene's features (both twins), codes, and scores of every released bundle in
+    tflite-runtime and, but for an LSTM, in the native runtime; and what computed them."""
     import numpy as np
 
     from toolkit.audio import read_audio
@@ -215,8 +216,9 @@ def print_integers() -> None:
     codes = stage.requantize.apply(features)
     arrays = {"features": features, "features_numpy": twin.process(samples), "codes": codes}
     for name, path in sorted(released_bundles().items()):
-        model = load_bundle(str(path), "require").members["model"]
-        for runtime in (StepModel, Engine):
+        released = load_bundle(str(path), "require")
+        model, has_lstm = released.members["model"], LSTM in released.manifest.model.ops
+        for runtime in (StepModel,) if has_lstm else (StepModel, Engine):
             arrays[f"{name}_{runtime.__name__}"] = runtime(model, 4).process(codes)
     made_by = dict(zip(MADE_BY, (platform.machine(), platform.python_version(), np.__version__), strict=True))
     hashes = {name: [*array.shape, hashlib.sha256(array.tobytes()).hexdigest()] for name, array in arrays.items()}
