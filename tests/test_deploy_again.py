@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from bundle_factory import OWNER, STRANGER
 from fake_device import HEALTH_S, Device, command, make_version
 
 from devices import keyring, remote
+from toolkit.errors import DeployError
 
 pytest.importorskip("yaml", reason="PyYAML is not installed (pip install pyyaml)")
 pytest_plugins = ["deploy_fixtures"]
+
+
+def test_a_command_that_is_killed_there():
+    """sudo says so by status 128 + signal."""
+    killed = subprocess.CompletedProcess("", 128 + signal.SIGKILL, "", "Killed\n")
+    device = remote.Remote(SimpleNamespace(target="pi@hall", run=lambda *_: killed), sudo=True)
+    with pytest.raises(DeployError, match=r"^pi@hall: the command was killed there \(SIGKILL\)"):
+        device.ask("try", "0123456789abcdef")
 
 
 # --- connections that are lost --------------------------------------------------------------------
