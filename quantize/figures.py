@@ -32,7 +32,7 @@ from .verify import check_integer
 
 SPLITS = ("tune", "report")
 SNRS_DB = (None, 10.0)  # of the streams: clean, and in noise
-WINDOWS = (0.6, 0.8, 1.0, 1.2)  # of a stream, to choose from: times that of a clip, for words shorter than it or slower
+WINDOWS = (1.0, 1.2)  # of a stream, to choose from: times that of a clip, which cannot be longer than the clip
 HOLDS = (5, 8, 12, 18, 25, 30)  # outputs for which a word must lead, to choose from
 TUNE_SHARE = 0.65  # of the allowed false accepts, that a threshold may use up on tune: other voices are not the same
 OF_A_RELEASE = ("accuracy", "mean_accuracy", "mean_accuracy_loss_upper", "false_accepts_per_hour", "false_reject_rate")
