@@ -42,7 +42,10 @@ class Voice:
 
 
 def _kokoro(split: str, names: str) -> Iterator[tuple[str, Voice]]:
-    """Japanese voices of Kokoro-82M, which read English phonemes: jf_alpha is alpha. They take a third of real time."""
+    """Japanese voices of Kokoro-82M, which read English phonemes: jf_alpha is alpha. They take a third of real time.
+
+    Other speakers than heart, but not another kind of voice: hibari was taught by another voice of Kokoro.
+    """
     for name in names.split():
         yield name.partition("_")[2], Voice("kokoro", name, split, if_named=True)
 
