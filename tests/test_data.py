@@ -346,6 +346,20 @@ def test_waves_are_padded_at_the_end_and_cropped_to_their_loudest_stretch(tmp_pa
     assert (waves == 7).all()
 
 
+def test_the_word_lies_in_the_middle_of_a_cropped_clip_with_its_soft_start(tmp_path):
+    """The room sounds on after a word, so that the very loudest stretch would begin in the middle of its consonant."""
+    path = tmp_path / "long.wav"
+    wave = np.zeros(3 * RATE)
+    wave[16000:17600] = 20 * (-1) ** np.arange(1600)  # 0.1 s of a soft consonant
+    wave[17600:25600] = 3000 * (-1) ** np.arange(8000)
+    wave[25600:] = 60 * (-1) ** np.arange(3 * RATE - 25600) * np.exp(-np.arange(3 * RATE - 25600) / 3000)
+    write(path, wave.astype(np.int16))
+    (crop,) = load_waves([Clip(path, "up", "a", "up")])
+    loud = np.flatnonzero(np.abs(crop.astype(int)) == 3000)
+    assert len(loud) == 8000 and abs(loud.mean() - RATE / 2) < 200
+    assert np.count_nonzero(np.abs(crop[: loud[0]].astype(int)) == 20) == 1600
+
+
 def test_waves_of_another_rate_are_resampled_and_said(tmp_path, capsys):
     path = tmp_path / "slow.wav"
     write(path, (8000 * np.sin(2 * np.pi * 440 * np.arange(8000) / 8000)).astype(np.int16), 8000)

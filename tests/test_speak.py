@@ -317,6 +317,22 @@ def test_a_folder_of_something_else_is_left_alone(fake, story, tmp_path, capsys)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
 
 
+def test_british_phonemes_are_in_the_letters_of_kokoro(monkeypatch):
+    said = {"computer": "kəmpjˈuːtə\n", "George, go home. Ray?": "dʒˈɔːdʒ\n ɡˌəʊ hˈəʊm\n ɹˈeɪ\n"}
+    monkeypatch.setattr(voices, "output_of", lambda command: said[command[-1]].encode())
+    assert voices.british_phonemes_of("computer") == "kəmpjˈuːtə."  # no flap, and no r at its end
+    assert voices.british_phonemes_of("George, go home. Ray?") == "ʤˈɔːʤ, ɡˌQ hˈQm, ɹˈA?"
+
+
+@pytest.mark.parametrize("voice, phonemes", [("alpha", "american"), ("alphagb", "british")])
+def test_a_voice_of_kokoro_speaks_its_accent(monkeypatch, voice, phonemes):
+    monkeypatch.setattr(voices, "phonemes_of", lambda text: "american")
+    monkeypatch.setattr(voices, "british_phonemes_of", lambda text: "british")
+    monkeypatch.setattr(voices, "_kokoro_says", lambda *said: said)
+    engine, name = voices.VOICES[voice].engine, voices.VOICES[voice].name
+    assert voices.synthesize(engine, name, "computer", 1.5) == ((phonemes, "jf_alpha", 1.5), 24000)
+
+
 def test_a_missing_engine_and_a_silent_one_are_named(monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(MissingPartError, match="the voice slt needs flite.*install the Debian package flite"):
