@@ -6,6 +6,7 @@ follows until the decision. In the order of the signal:
     source   a word; unknown: another word, a piece of running speech, a reversed word, a splice of two; silence
     speed    resampling in the frequency domain: tempo and pitch together, no aliasing
     place    shift; the end of another utterance in the context
+    timbre   a smooth frequency response, of another voice and another microphone
     room     convolution with a synthetic room response
     noise    background at a signal-to-noise ratio, before and after the word too or only during it
     gain     level of the microphone; int16 with rounding and saturation
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.fft
 
-from models.noise import FULL_SCALE, NoiseSource, background, coloured_noise, db, mains_hum, to_float
+from models.noise import FULL_SCALE, NoiseSource, background, coloured, coloured_noise, db, mains_hum, to_float
 from models.plan import Plan, Source, plan_epoch
 from models.recipe import UNKNOWN, AugmentSettings, Recipe
 from models.waves import TrainingAudio
@@ -130,6 +131,8 @@ def make_example(
     level = active_level(clip, audio.sample_rate_hz)
     if not running and rng.random() < settings.context_speech_probability:
         add_earlier_speech(sound, audio, canvas, audio.label_names[plan.label[number]] not in NOT_KEYWORDS, rng)
+    if settings.timbre_db:
+        sound = with_timbre(sound, settings.timbre_db, rng)
     if rng.random() < settings.reverb_probability:
         sound = in_room(sound, banks, int(rng.integers(len(banks.rooms))))
     if rng.random() < settings.noise_probability:
@@ -251,6 +254,13 @@ def add_earlier_speech(
         return
     earlier = to_float(audio.waves[rng.choice(among)])[-canvas.context :]
     place(sound, earlier * db(rng.uniform(-10, 0)), canvas.context - len(earlier))
+
+
+def with_timbre(sound: np.ndarray, spread_db: float, rng: np.random.Generator) -> np.ndarray:
+    """``sound`` through a random smooth frequency response (models.noise.coloured), at its own mean square."""
+    other = coloured(sound, spread_db, rng)
+    power = float(other @ other)
+    return other * np.float32(np.sqrt(float(sound @ sound) / power)) if power > 0 else other
 
 
 def in_room(sound: np.ndarray, banks: Banks, room: int) -> np.ndarray:

@@ -9,6 +9,7 @@ import scipy.fft
 
 FULL_SCALE = 32768.0  # int16 as Q0.15
 COLOURED = 0.3  # of all noise: synthesized instead of recorded
+COLOUR_DB = 8.0  # of the filter that varies a noise
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def background(source: NoiseSource, length: int, rng: np.random.Generator, varie
     if rng.random() < varied:
         noise = noise + _stretch(source, length, rng) * db(rng.uniform(-15, 0))
     if rng.random() < varied:
-        noise = coloured(noise, rng)
+        noise = coloured(noise, COLOUR_DB, rng)
     if rng.random() < varied:
         noise = noise * swell(length, source.sample_rate_hz, rng)
     power = float(noise @ noise) / length
@@ -51,11 +52,11 @@ def _stretch(source: NoiseSource, length: int, rng: np.random.Generator) -> np.n
     return noise * np.float32(1 / np.sqrt(power)) if power > 1e-10 else np.zeros(length, np.float32)
 
 
-def coloured(noise: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """``noise`` through a random smooth filter: gains of 8 dB standard deviation at eight frequencies."""
-    spectrum = scipy.fft.rfft(noise)
-    gains = np.interp(np.linspace(0, 1, len(spectrum)) ** 0.5, np.linspace(0, 1, 8), rng.normal(0, 8, 8))
-    return scipy.fft.irfft(spectrum * (10.0 ** (gains / 20)).astype(np.float32), len(noise))
+def coloured(sound: np.ndarray, spread_db: float, rng: np.random.Generator) -> np.ndarray:
+    """``sound`` through a random smooth filter: gains of ``spread_db`` standard deviation at eight frequencies."""
+    spectrum = scipy.fft.rfft(sound)
+    gains = np.interp(np.linspace(0, 1, len(spectrum)) ** 0.5, np.linspace(0, 1, 8), rng.normal(0, spread_db, 8))
+    return scipy.fft.irfft(spectrum * (10.0 ** (gains / 20)).astype(np.float32), len(sound))
 
 
 def swell(length: int, sample_rate_hz: int, rng: np.random.Generator) -> np.ndarray:

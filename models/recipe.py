@@ -120,6 +120,14 @@ class AugmentSettings:
     time_shift_ms: float = setting(100.0, unit="ms", low=0, high=1000, doc="greatest shift of the clip, either way")
     speed: tuple[float, float] = setting((0.9, 1.1), unit="times", low=0.5, high=2, doc="playing speed, pitch included")
     gain_db: tuple[float, float] = setting((-12.0, 6.0), unit="dB", low=-60, high=40, doc="level of the whole example")
+    timbre_db: float = setting(
+        0.0,
+        unit="dB",
+        low=0,
+        high=20,
+        doc="standard deviation of a random smooth frequency response: other voices and microphones; 0 leaves it out",
+        later=True,
+    )
     noise_probability: float = setting(0.8, low=0, high=1, doc="examples with background noise")
     noise_snr_db: tuple[float, float] = setting(
         (0.0, 30.0), unit="dB", low=-20, high=80, doc="active speech over noise"

@@ -61,6 +61,18 @@ def test_without_augmentation_the_clip_stands_unchanged_in_its_place(audio, bank
     assert (got[8000:24000] == audio.waves[0]).all()
 
 
+def test_another_timbre_keeps_level_and_place_and_changes_the_spectrum(audio, banks):
+    plain, settings = example(audio, banks, PLAIN), dataclasses.replace(PLAIN, timbre_db=6.0)
+    others = [example(audio, banks, settings, seed=seed) for seed in range(20)]
+    assert all(abs(level_db(other) - level_db(plain)) < 0.1 for other in others)
+    assert all(np.abs(other[:7000]).max() < 0.01 * np.abs(plain).max() for other in others)  # nothing before the word
+    noise, changed = np.random.default_rng(0).standard_normal(27200).astype(np.float32), []
+    for seed in range(200):
+        power = np.abs(np.fft.rfft(augment.with_timbre(noise, 6.0, np.random.default_rng(seed)))) ** 2
+        changed.append(10 * np.log10(power[6000:6400].sum() / power[800:1200].sum()))
+    assert 5 < np.std(changed) < 10 and abs(np.mean(changed)) < 2  # two gains of 6 dB, each a little between knots
+
+
 def test_an_epoch_depends_on_seed_and_number_alone(audio, banks):
     def whole(seed, epoch, block):
         parts = list(make_epoch(audio, banks, RECIPE.augment, seed, epoch, block))

@@ -184,3 +184,16 @@ def test_a_dump_reads_back_the_same(tmp_path_factory, config):
 def test_a_dump_keeps_the_order_of_the_fields():
     keys = [line.split(":")[0] for line in dump_config(Settings("kws")).splitlines() if not line.startswith(" ")]
     assert keys == ["name", "words", "gain_db", "window", "size", "floor", "parameters", "train"]
+
+
+@dataclass(frozen=True)
+class Grown:
+    name: str = setting()
+    timbre: float = setting(0.0, later=True)
+
+
+def test_a_later_setting_leaves_old_dumps_as_they_were(tmp_path):
+    assert dump_config(Grown("kws")) == "{name: kws}\n"
+    path = tmp_path / "grown.yaml"
+    path.write_text(dump_config(Grown("kws", 6.0)))
+    assert load_config(path, Grown) == Grown("kws", 6.0)

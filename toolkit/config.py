@@ -49,13 +49,15 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     choices: tuple | None = None,
+    later: bool = False,
 ) -> Any:
     """A dataclass field with its unit, one line of documentation and inclusive bounds.
 
     ``low``, ``high`` and ``choices`` hold for the value, or for each element of a tuple or dict. Without ``default``
-    the setting is required.
+    the setting is required. ``later``: it came when digests of dumped documents were already kept; at its default it
+    is left out of a dump, so that they hold.
     """
-    metadata = {"unit": unit, "doc": doc, "low": low, "high": high, "choices": choices}
+    metadata = {"unit": unit, "doc": doc, "low": low, "high": high, "choices": choices, "later": later}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -80,7 +82,10 @@ def parse_config(mapping: Any, cls: type[T], source: str) -> T:
 
 
 def dump_config(config: Any) -> str:
-    """The complete resolved configuration as YAML, fields in order; ``load_config`` reads the same values back."""
+    """The complete resolved configuration as YAML, fields in order; ``load_config`` reads the same values back.
+
+    Fields that came ``later`` (setting) are left out at their default.
+    """
     yaml = _yaml()
     style = {"sort_keys": False, "default_flow_style": None, "allow_unicode": True, "width": 110}
     return yaml.dump(_plain(config), Dumper=_careful_dumper(yaml), **style)
@@ -250,7 +255,9 @@ def _expected(kind: Any, metadata: Any) -> str:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        fields = [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]
+        later = [field.name for field, now in fields if field.metadata.get("later") and now == field.default]
+        return {field.name: _plain(now) for field, now in fields if field.name not in later}
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
