@@ -257,8 +257,9 @@ def add_earlier_speech(
 
 
 def with_timbre(sound: np.ndarray, spread_db: float, rng: np.random.Generator) -> np.ndarray:
-    """``sound`` through a random smooth frequency response (models.noise.coloured), at its own mean square."""
-    other = coloured(sound, spread_db, rng)
+    """``sound`` through a random smooth frequency response (models.noise.coloured), at its own mean square: duller or
+    brighter by ``spread_db`` over three octaves (standard deviation), and half as much of any other shape."""
+    other = coloured(sound, spread_db / 2, rng, rng.normal(0, spread_db))
     power = float(other @ other)
     return other * np.float32(np.sqrt(float(sound @ sound) / power)) if power > 0 else other
 

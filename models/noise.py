@@ -52,10 +52,13 @@ def _stretch(source: NoiseSource, length: int, rng: np.random.Generator) -> np.n
     return noise * np.float32(1 / np.sqrt(power)) if power > 1e-10 else np.zeros(length, np.float32)
 
 
-def coloured(sound: np.ndarray, spread_db: float, rng: np.random.Generator) -> np.ndarray:
-    """``sound`` through a random smooth filter: gains of ``spread_db`` standard deviation at eight frequencies."""
+def coloured(sound: np.ndarray, spread_db: float, rng: np.random.Generator, tilt_db: float = 0.0) -> np.ndarray:
+    """``sound`` through a random smooth filter: gains of ``spread_db`` standard deviation at eight frequencies, on a
+    slope that rises by ``tilt_db`` over the upper three octaves and as steeply below them, down to a 160th of all."""
     spectrum = scipy.fft.rfft(sound)
-    gains = np.interp(np.linspace(0, 1, len(spectrum)) ** 0.5, np.linspace(0, 1, 8), rng.normal(0, spread_db, 8))
+    frequency = np.linspace(0, 1, len(spectrum))
+    gains = np.interp(frequency**0.5, np.linspace(0, 1, 8), rng.normal(0, spread_db, 8))
+    gains += tilt_db / 3 * np.log2(np.maximum(frequency, 1 / 160))
     return scipy.fft.irfft(spectrum * (10.0 ** (gains / 20)).astype(np.float32), len(sound))
 
 

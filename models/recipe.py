@@ -125,7 +125,7 @@ class AugmentSettings:
         unit="dB",
         low=0,
         high=20,
-        doc="standard deviation of a random smooth frequency response: other voices and microphones; 0 leaves it out",
+        doc="duller or brighter voices and microphones: standard deviation of a slope over 3 octaves; 0: as recorded",
         later=True,
     )
     noise_probability: float = setting(0.8, low=0, high=1, doc="examples with background noise")

@@ -70,7 +70,7 @@ def test_another_timbre_keeps_level_and_place_and_changes_the_spectrum(audio, ba
     for seed in range(200):
         power = np.abs(np.fft.rfft(augment.with_timbre(noise, 6.0, np.random.default_rng(seed)))) ** 2
         changed.append(10 * np.log10(power[6000:6400].sum() / power[800:1200].sum()))
-    assert 5 < np.std(changed) < 10 and abs(np.mean(changed)) < 2  # two gains of 6 dB, each a little between knots
+    assert 5 < np.std(changed) < 8 and abs(np.mean(changed)) < 2  # a slope of 6 dB, over 2.6 of 3 octaves, and the rest
 
 
 def test_an_epoch_depends_on_seed_and_number_alone(audio, banks):
