@@ -180,6 +180,7 @@ def _add_speak(speak: argparse.ArgumentParser) -> None:
     words.add_argument("dest", metavar="DEST", type=Path)
     words.add_argument("--words", nargs="+", required=True, help="the keywords, or any words")
     words.add_argument("--takes", type=int, default=100, help="clips of each of them (100)")
+    words.add_argument("--spellings", nargs="+", default=[], help="of the one word: read in its place, one a take")
     words.add_argument("--others", type=Path, metavar="FILE", help="more words, one per line, as models/words.txt")
     words.add_argument("--other-takes", type=int, default=8, help="clips of each word of the file (8)")
     text = kinds.add_parser("text", help="running speech without the keywords, DEST/VOICE_NNN.flac")
@@ -200,7 +201,7 @@ def _speak(arguments) -> int:
 
     it, voices = arguments, choose_voices(arguments.split, arguments.voices)
     if it.kind == "words":
-        about = make_words(it.dest, it.words, it.takes, it.others, it.other_takes, voices, it.seed)
+        about = make_words(it.dest, it.words, it.takes, it.others, it.other_takes, voices, it.seed, it.spellings)
     else:
         about = make_text(it.dest, it.text, it.without, it.split, voices, it.hours, it.minutes, it.credit, it.seed)
     print(json.dumps({"made": str(it.dest), **about["result"]}))

@@ -49,20 +49,26 @@ LISTED_EVERY = 500  # clips between lines of progress
 
 def make_words(
     folder: Path, words: Sequence[str], takes: int, others: Path | None, other_takes: int, voices: Sequence[str],
-    seed: int,
+    seed: int, spellings: Sequence[str] = (),
 ) -> dict:  # fmt: skip
     """Speak each of ``words`` ``takes`` times and each word of the list ``others`` ``other_takes`` times.
 
-    A word of the list that sounds like one of ``words`` is left out (write, where "right" is a word). Returns what
-    about.json holds. Raises UsageError, DataError and MissingPartError.
+    A word of the list that sounds like one of ``words`` is left out (write, where "right" is a word). ``spellings`` of
+    the only word are read in its place, one a take: "com pewter" is how people say computer who say it with care.
+    Returns what about.json holds. Raises UsageError, DataError and MissingPartError.
     """
     words = check_words(words, "--words")
+    if spellings and len(words) > 1:
+        raise UsageError(f"--spellings are of one word, and --words names {len(words)}: run it once for each")
+    if not all(WORD.search(spelling) for spelling in spellings):
+        raise UsageError("--spellings holds a text without a letter: give what is to be read aloud")
     _above_zero("--takes", takes)
     _above_zero("--other-takes", other_takes)
     listed = [word for word in read_words(others) if word not in words] if others else []
     alike = pronounce_alike(listed, words)
     jobs = dict.fromkeys(words, takes) | {word: other_takes for word in listed if word not in alike}
     request = {"words": jobs, "voices": list(voices), "seed": seed}
+    request |= {"spellings": list(spellings)} if spellings else {}
     _open(folder, request)
     if alike:
         _say(f"left out, because they sound like one of the words: {', '.join(alike)}")
@@ -72,7 +78,7 @@ def make_words(
         for voice, take in plan_word(word, number, voices, seed):
             path = folder / word / f"{voice}_{take}.wav"
             if not path.exists():
-                write_wav(path, make_word(word, voice, take, seed), RATE_HZ)
+                write_wav(path, make_word(word, voice, take, seed, spellings if word in words else ()), RATE_HZ)
             count += 1
             if count % LISTED_EVERY == 0 or count == total:
                 _say(f"{count} of {total} clips")
@@ -89,11 +95,13 @@ def plan_word(word: str, takes: int, voices: Sequence[str], seed: int) -> Iterat
         said[voice] += 1
 
 
-def make_word(word: str, voice: str, take: int, seed: int) -> np.ndarray:
-    """One second with the word near its middle, int16[16000]. All that is random follows from the arguments."""
+def make_word(word: str, voice: str, take: int, seed: int, spellings: Sequence[str] = ()) -> np.ndarray:
+    """One second with the word, or one of its spellings, near its middle, int16[16000]. All that is random follows from
+    the arguments."""
     rng = np.random.default_rng([seed, take, zlib.crc32(f"{word}/{voice}".encode())])
     speed, warp = round(rng.uniform(*SPEED), 3), round(rng.uniform(*WARP), 3)
-    text = word + str(rng.choice(ENDINGS))
+    ending = str(rng.choice(ENDINGS))
+    text = (str(rng.choice(spellings)) if spellings else word) + ending
     sound = trim(speak(text, voice, speed, warp))
     while len(sound) > LONGEST_WORD_S * RATE_HZ:
         if speed > FASTEST:

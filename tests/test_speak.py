@@ -197,6 +197,21 @@ def test_words_become_one_second_clips_with_the_word_in_the_middle(fake, tmp_pat
     assert len({path.read_bytes() for path in dest.rglob("*.wav")}) == 86
 
 
+def test_other_spellings_are_read_in_place_of_the_word(fake, tmp_path, capsys):
+    (tmp_path / "list.txt").write_text("cat\n", "utf-8")
+    dest, spellings = tmp_path / "spoken", ("noe", "know-oh")
+    arguments = ("words", dest, "--words", "no", "--takes", 30, "--others", tmp_path / "list.txt", "--split", "train")
+    assert run(*arguments, "--spellings", *spellings) == 0
+    assert {call[2].rstrip("?!") for call in fake} == {*spellings, "cat"}
+    assert len(list((dest / "no").iterdir())) == 30
+    assert json.loads((dest / "about.json").read_text("utf-8"))["request"]["spellings"] == list(spellings)
+    assert run(*arguments) == 2  # another request
+    assert run("words", tmp_path / "b", "--words", "no", "stop", "--split", "train", "--spellings", "noe") == 2
+    assert "run it once for each" in capsys.readouterr().err
+    assert run("words", tmp_path / "b", "--words", "no", "--split", "train", "--spellings", "?") == 2
+    assert "without a letter" in capsys.readouterr().err and not (tmp_path / "b").exists()
+
+
 def test_a_long_word_is_said_faster_until_it_fits(fake):
     clip = speak.make_word("antidisestablishmentarianism", "slt", 0, 1)
     assert len(clip) == RATE and clip.any() and not clip[0] and not clip[-1]
