@@ -184,11 +184,15 @@ def choose_decision(
             if threshold is None:
                 continue
             points = [point_at(curve, threshold) for curve in found]
-            missed, confused = (sum(getattr(p.words, n) for p in points) for n in ("false_rejects", "confused"))
-            cost = (missed, points[0].accepts.events, confused)
-            if best is None or cost < best[0]:
-                best = cost, _with(rule, threshold=threshold).decision, points
-    return best and best[1:]
+            if best is None or rank_of(points) < rank_of(best[1]):
+                best = _with(rule, threshold=threshold).decision, points
+    return best
+
+
+def rank_of(points: Sequence[Point]) -> tuple[int, int, int]:
+    """By which choices are compared, less is better: words missed in all scenes, false accepts, words confused."""
+    missed, confused = (sum(getattr(p.words, n) for p in points) for n in ("false_rejects", "confused"))
+    return missed, points[0].accepts.events, confused
 
 
 def false_accepts(rule: Rule, negatives: Sequence[Scored], threshold: float) -> Iterator[tuple[Scored, Report]]:

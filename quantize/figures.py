@@ -12,7 +12,7 @@ from models.compare import block_costs, paired_bootstrap
 from models.conditions import measure_conditions
 from models.data import Dataset
 from models.decide import predictions
-from models.det import choose_decision, curves, point_at
+from models.det import choose_decision, curves, point_at, rank_of
 from models.epochs import codes_of
 from models.evaluate import accuracy_entry, load_folder, mean_accuracy, other_words, predict, result_of, score_streams
 from models.recipe import SILENCE, Recipe, load_recipe
@@ -83,7 +83,8 @@ def choose_on_streams(
     recipe: Recipe, bundles: list[Bundle], dataset: Dataset, negatives: list[Path]
 ) -> tuple[int, Decision, list[dict]]:
     """(which bundle, its decision, what that gives) on the streams of tune: of all that keep the false accepts within
-    TUNE_SHARE of the budget, the one that misses fewest words, clean and in noise. Raises BudgetError if none does."""
+    TUNE_SHARE of the budget, the one that misses fewest words, clean and in noise; of equal ones that with fewer false
+    accepts, then fewer confused, then the first. Raises BudgetError if none keeps them."""
     target, found = tune_target(recipe), []
     for number, bundle in enumerate(bundles):
         scores = score_streams(bundle, dataset, "tune", negatives, snrs_db=SNRS_DB, say=say)
@@ -94,9 +95,12 @@ def choose_on_streams(
             say(f"training {number + 1}: no threshold keeps the false accepts on tune within {target} per hour")
             continue
         decision, points = chosen
-        missed = sum(point.words.false_rejects for point in points)
-        say(f"training {number + 1}: {missed} missed, at threshold {decision.threshold}, hold {decision.hold_frames}")
-        found.append((missed, number, decision, _points(points, target)))
+        missed, accepted, _ = rank_of(points)
+        say(
+            f"training {number + 1}: {missed} missed, {accepted} false accepts, at threshold {decision.threshold}, "
+            f"window {decision.stream_window_frames}, hold {decision.hold_frames}"
+        )
+        found.append((rank_of(points), number, decision, _points(points, target)))
     if not found:
         raise BudgetError(
             f"no threshold of any training keeps the false accepts on tune within {target} per hour (upper 95 % "

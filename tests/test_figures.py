@@ -20,8 +20,10 @@ from released import SAMPLES, changed, released
 from spoken_words import make_spoken_words
 
 from models.data import load_dataset
-from models.det import THRESHOLDS, count_words, poisson_upper
+from models.det import THRESHOLDS, FalseAccepts, Point, Words, count_words, poisson_upper
+from models.evaluate import StreamScores
 from models.recipe import BudgetSettings, load_recipe
+from models.replay import rule_of
 from models.streams import word_scene
 from quantize.facts import facts_of_release
 from quantize.figures import HOLDS, OF_A_RELEASE, SNRS_DB, TUNE_SHARE, check_release, choose_on_streams, measure_streams
@@ -29,7 +31,7 @@ from quantize.gate import METRICS, MOST, RECIPE_LIMITS, shown
 from toolkit.audio import read_audio, write_wav
 from toolkit.errors import BudgetError
 from toolkit.kws import NOT_KEYWORDS
-from toolkit.stream import Pipeline
+from toolkit.stream import BundleStage, Pipeline
 
 ROOT = Path(__file__).parents[1]
 ZOO = ROOT / "models" / "zoo"
@@ -101,19 +103,37 @@ def with_decision(folder: Path, decision) -> Pipeline:
 
 
 def test_the_training_that_misses_fewest_words_on_tune_is_chosen(recipe, dataset, negatives, deaf, capsys):
-    """Of equal ones the first."""
+    """Of wholly equal ones the first."""
     number, decision, points = choose_on_streams(recipe, [deaf, released(), released()], dataset, [negatives])
     assert number == 1 and decision.refractory_frames == released().manifest.decision.refractory_frames
     assert decision.hold_frames in HOLDS and decision.threshold in THRESHOLDS
     assert [point["background"] for point in points] == ["clean", "10 dB SNR"]
     keywords = sum(clip.label not in NOT_KEYWORDS for clip in dataset.clips("tune"))
     assert [point["keywords"] for point in points] == [keywords] * 2
-    said = [line.split("training ")[1] for line in capsys.readouterr().err.splitlines() if "missed, at" in line]
+    said = [line.split("training ")[1] for line in capsys.readouterr().err.splitlines() if "missed, " in line]
     missed = sum(point["false_rejects"] for point in points)
     assert said[1:] == [
-        f"{n}: {missed} missed, at threshold {decision.threshold}, hold {decision.hold_frames}" for n in (2, 3)
+        f"{n}: {missed} missed, {points[0]['false_accepts']} false accepts, at threshold {decision.threshold}, "
+        f"window {decision.stream_window_frames}, hold {decision.hold_frames}"
+        for n in (2, 3)
     ]
     assert missed < int(said[0].split()[1]) <= 2 * keywords
+
+
+def test_of_trainings_that_miss_as_many_words_that_with_fewer_false_accepts_is_chosen(recipe, dataset, monkeypatch):
+    """As of decisions: a tune that all trainings master must not leave the choice to their order."""
+    hours, found = 20.0, [(9, 1, 0), (3, 4, 0), (3, 2, 5), (3, 2, 1), (3, 2, 1)]  # missed, false accepts, confused
+
+    def points(missed, events, confused):
+        words = Words(100, 100 - missed, confused, 0), Words(100, 100, 0, 0)
+        return [Point(0.5, of, FalseAccepts(events, hours)) for of in words]
+
+    answers = iter([(released().manifest.decision, points(*one)) for one in found])
+    heard = StreamScores(rule_of(BundleStage(released())), "tune", SNRS_DB, (), (), {})
+    monkeypatch.setattr("quantize.figures.score_streams", lambda *_, **__: heard)
+    monkeypatch.setattr("quantize.figures.choose_decision", lambda *_: next(answers))
+    number, _, chosen = choose_on_streams(recipe, [released()] * len(found), dataset, [])
+    assert number == 3 and [point["confused"] for point in chosen] == [1, 0]
 
 
 def test_the_choice_keeps_the_false_accepts_that_the_target_allows(recipe, dataset, tempting, tmp_path):
