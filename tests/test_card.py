@@ -26,7 +26,7 @@ def card_of(name: str, **details) -> str:
     return make_card(recipe, (zoo / "about.md").read_text("utf-8"), known, licences)
 
 
-@pytest.mark.parametrize("name", ["kws", "kws-large"])
+@pytest.mark.parametrize("name", sorted(path.name for path in (MODELS / "zoo").iterdir()))
 def test_what_was_measured_gives_the_card_of_the_released_bundle(name):
     card = (MODELS / "zoo" / name / "card.md").read_text("utf-8")
     assert card_of(name) == card and card.encode() == load_bundle(name).members["card"]
