@@ -24,12 +24,16 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from models.quiet import stderr_on_failure
+from toolkit.errors import ConfigError
+
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-import tensorflow as tf
-import tf_keras as keras
+with stderr_on_failure():
+    import tensorflow as tf
+    import tf_keras as keras
 
-from toolkit.errors import ConfigError
+    tf.config.list_physical_devices()  # or it would tell later that there is no GPU
 
 LARGEST_CELL = 10.0  # of an LSTM; cell_clip of the fused op, which tf-keras does not know
 

@@ -9,6 +9,7 @@ stream, and sets the range of its cell from that.
 from __future__ import annotations
 
 import tempfile
+import warnings
 from concurrent.futures import ProcessPoolExecutor, TimeoutError
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -201,7 +202,9 @@ def _converted(step, representative_dataset, activations: str = "int8", **option
         converter._experimental_disable_per_channel_quantization_for_dense_layers = True
         for name, value in options.items():
             setattr(converter, name, value)
-        return converter.convert()
+        with warnings.catch_warnings():  # the converter itself calls what it warns of
+            warnings.filterwarnings("ignore", r"(?s).*tf\.lite\.Interpreter is deprecated")
+            return converter.convert()
 
 
 def macs_per_step(model: bytes) -> int:
