@@ -181,10 +181,14 @@ def test_updates_are_switched_on_stay_and_are_switched_off(desk, device, capsys)
     assert status == 0 and result["committed"] and not result["is_noop"] and wanted in result["changes"]
     assert device.systemctl()[-1] == f"enable --quiet --now {RECOVER[1]} {UPDATE[1]}"
     assert release_process(device) == service  # it heard nothing of all this
-    before = device.systemctl()
     for more in ([], ["--update-url", URL]):
-        status, result, _ = command(device, desk.order("0.5.0", *more), capsys)
-        assert status == 0 and result["is_noop"] and device.systemctl() == before
+        for _ in range(3):  # on a starved machine a service may seem unwell for a moment: it is then tried anew
+            before = device.systemctl()
+            status, result, _ = command(device, desk.order("0.5.0", *more), capsys)
+            assert status == 0 and result["committed"] and result["changes"] == []
+            if result["is_noop"]:
+                break
+        assert result["is_noop"] and device.systemctl() == before
     status, result, _ = command(device, desk.order("0.5.0", "--update-url", "file:///media/stick"), capsys)
     assert result["changes"] == [f"updates: {URL} {options} -> file:///media/stick {options}"]
     done = device.run_unit(UPDATE[0])
