@@ -188,6 +188,37 @@ def test_the_card_says_what_was_measured(known, root):
     assert all(f"- {one['name']}: {one['licence']} (" in card for one in licences)
 
 
+def test_released_weights_can_be_decided_anew(known, recipe, data, root, tmp_path, monkeypatch, capsys):
+    """On other hours. What the decision does not touch stays: the net, the accuracy of clips, the cost."""
+    again, words = shutil.copytree(root, tmp_path / "again"), other_words()
+    monkeypatch.setattr(releasing, "ROOT", again)
+    monkeypatch.setattr(releasing, "convert", figures.convert)  # of without_tensorflow
+    folders = {"tune": [], "report": []}
+    for split, clips in {"tune": words, "report": words[::-1]}.items():
+        folders[split] = [recording(tmp_path / f"{split}_{part}", clips[part:] + clips[:part]) for part in range(2)]
+    (tmp_path / "recipe.yaml").write_text(dump_config(recipe))
+    arguments = [part for split, paths in folders.items() for part in (f"--negatives-{split}", *map(str, paths))]
+    command = [str(tmp_path / "recipe.yaml"), "--data", str(data), *arguments]
+    assert releasing.main(command) == 0
+    decided = json.loads((again / "models" / "zoo" / "kws" / "accuracy.json").read_text())
+    before, after = known["details"].copy(), decided["details"].copy()
+    old, new = before.pop("streams"), after.pop("streams")
+    assert (decided["model_sha256"], decided["figures"]) == (known["model_sha256"], known["figures"])
+    assert after == json.loads(json.dumps(before))
+    assert new["negatives"]["tune"] == [f"{tmp_path.name}/tune_{part}" for part in range(2)]
+    for split in folders:
+        assert new[split][0]["hours"] == pytest.approx(2 * old[split][0]["hours"], abs=1e-4)
+    bundle = load_bundle(again / "toolkit" / "bundles" / "kws.eab", "require")
+    assert asdict(bundle.manifest.decision) == decided["decision"]
+    assert bundle.members["card"] == (again / "models" / "zoo" / "kws" / "card.md").read_bytes()
+
+    (again / "models" / "zoo" / "kws" / "accuracy.json").write_text(json.dumps(decided | {"model_sha256": "0" * 64}))
+    capsys.readouterr()
+    assert releasing.main(command) == 2
+    (sentence,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("release: "))
+    assert "is about: name its trainings with --runs." in sentence
+
+
 def test_figures_of_another_flatbuffer_stay_out_of_the_bundle(known, recipe, root, runs, tmp_path):
     """An accuracy.json whose hash was changed, or of a training before: no figure of it, nor its threshold."""
     zoo = shutil.copytree(root / "models" / "zoo" / "kws", tmp_path / "kws")
