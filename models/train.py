@@ -116,7 +116,9 @@ def load_weights(path: Path, model: keras.Model) -> None:
 
 def scores_of(model: keras.Model, codes: np.ndarray, batch: int = 256) -> np.ndarray:
     """Float logits [n, T/stride, labels] of int8 codes [n, T, width], from the reset state."""
-    return model.predict(codes.astype(np.float32) * MODEL_SCALE, batch_size=batch, verbose=0)
+    run = tf.function(lambda x: model(x, training=False), reduce_retracing=True)
+    parts = [run(codes[i : i + batch].astype(np.float32) * MODEL_SCALE).numpy() for i in range(0, len(codes), batch)]
+    return np.concatenate(parts)
 
 
 @telling_lost_workers()
