@@ -91,6 +91,8 @@ def decide_again(recipe, data: Path, negatives: dict[str, list[Path]]) -> dict:
     dataset = load_dataset(data, recipe.data, recipe.features.sample_rate_hz)
     check_apart(negatives["tune"], negatives["report"])
     packer, weights = Packer.of(recipe, zoo), zoo / "weights.npz"
+    if not packer.known:
+        raise ConfigError(f"{recipe.name} has not been released yet: name its trainings with --runs.")
     converted = convert(recipe, weights, representative_codes(recipe, SAMPLES / "calibration", is_dataset=False))
     if packer.known.get("model_sha256") != hashlib.sha256(converted.model).hexdigest():
         raise ConfigError(

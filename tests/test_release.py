@@ -218,6 +218,10 @@ def test_released_weights_can_be_decided_anew(known, recipe, data, root, tmp_pat
     (sentence,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("release: "))
     assert "is about: name its trainings with --runs." in sentence
 
+    (again / "models" / "zoo" / "kws" / "accuracy.json").unlink()
+    assert releasing.main(command) == 2
+    assert capsys.readouterr().err == "release: kws has not been released yet: name its trainings with --runs.\n"
+
 
 def test_figures_of_another_flatbuffer_stay_out_of_the_bundle(known, recipe, root, runs, tmp_path):
     """An accuracy.json whose hash was changed, or of a training before: no figure of it, nor its threshold."""
